@@ -1,0 +1,53 @@
+//! What upstream's modes do differently on purpose, as data.
+//!
+//! The walk of a packet takes a profile, so that one model holds every backend to its own mode.
+
+/// How one mode treats what is no front.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ModeProfile {
+    /// The mode's name in the proxy's configuration.
+    pub mode: &'static str,
+    /// A port of a cluster IP in use that no Service has defined.
+    pub undefined_port: UndefinedPort,
+    /// An address in a service CIDR that is no cluster IP in use.
+    pub unallocated_cluster_ip: UnallocatedClusterIp,
+}
+
+/// What becomes of packets to an undefined port of a cluster IP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UndefinedPort {
+    /// They go on as if there were no proxy.
+    Pass,
+    /// They are refused.
+    Reject,
+}
+
+/// What becomes of packets to an unallocated cluster IP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnallocatedClusterIp {
+    /// They go on as if there were no proxy.
+    Pass,
+    /// They are dropped.
+    Drop,
+}
+
+impl ModeProfile {
+    /// The nftables mode.
+    pub const NFTABLES: Self = Self {
+        mode: "nftables",
+        undefined_port: UndefinedPort::Reject,
+        unallocated_cluster_ip: UnallocatedClusterIp::Drop,
+    };
+    /// The iptables mode.
+    pub const IPTABLES: Self = Self {
+        mode: "iptables",
+        undefined_port: UndefinedPort::Pass,
+        unallocated_cluster_ip: UnallocatedClusterIp::Pass,
+    };
+    /// The ipvs mode.
+    pub const IPVS: Self = Self {
+        mode: "ipvs",
+        undefined_port: UndefinedPort::Reject,
+        unallocated_cluster_ip: UnallocatedClusterIp::Pass,
+    };
+}
