@@ -1,0 +1,11 @@
+//! The netlink sockets against a real kernel, each test in an anonymous network namespace.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::print_stdout, reason = "skipped tests say so")]
+
+mod conntrack;
+mod link;
+mod monitor;
+mod netns;
+mod nft;
+mod round_trip;
