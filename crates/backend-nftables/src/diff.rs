@@ -1,0 +1,349 @@
+//! Plans: from one content of our table to another, and from a delta.
+//!
+//! The order of steps, so that a packet finds its way after each of them: chains for new set sizes;
+//! then stage by stage what is new or different, rules that look it up, and stage by stage backwards
+//! what is gone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use portolan_model::{
+    Change, Delta, EndpointSet, ForwardingTable, Front, FrontKey, SetId, Settings,
+};
+use portolan_netlink::nft::{
+    ChainRef, Data, Element, ElementData, Name, Op, Set, SetRef, Table, Verdict,
+};
+
+use crate::layout::{Layout, slots};
+use crate::plan::{Cut, Plan, Step};
+use crate::render::{Content, Ruleset, node_port_addresses};
+use crate::rules::{self, ChainRules};
+
+/// Kinds of elements in the order in which they lean on each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    /// Endpoint sets, on which fronts lean.
+    Sets,
+    /// Endpoints that reach themselves.
+    Hairpins,
+    /// Fronts and who may use them. Cluster IPs lean on them, since a cluster IP's port that is no front is refused.
+    Fronts,
+    /// Cluster IPs, and the addresses at which node ports answer.
+    Addresses,
+}
+
+/// Steps by stage.
+#[derive(Default)]
+struct Stages {
+    changed: BTreeMap<Stage, Vec<Step>>,
+    gone: BTreeMap<Stage, Vec<Step>>,
+}
+
+impl Stages {
+    fn element(
+        &mut self,
+        stage: Stage,
+        set: &Arc<Set>,
+        before: Option<Element>,
+        after: Option<Element>,
+    ) {
+        let steps = if after.is_some() { &mut self.changed } else { &mut self.gone };
+        let mut step = Step::default();
+        step.replace(set, before, after);
+        steps.entry(stage).or_default().push(step);
+    }
+
+    /// A step for something of several elements that stays, or for something that goes.
+    fn step(&mut self, stage: Stage, presence: Presence, step: Step) {
+        let steps = match presence {
+            Presence::Stays => &mut self.changed,
+            Presence::Goes => &mut self.gone,
+        };
+        steps.entry(stage).or_default().push(step);
+    }
+
+    /// Puts the steps into the plan, and others between what changes and what goes.
+    fn into_plan(self, plan: &mut Plan, between: Step) {
+        self.changed.into_values().flatten().for_each(|step| plan.push(step));
+        plan.push(between);
+        self.gone.into_values().rev().flatten().for_each(|step| plan.push(step));
+    }
+}
+
+enum Presence {
+    Stays,
+    Goes,
+}
+
+impl Presence {
+    fn of<T>(after: Option<&T>) -> Self {
+        if after.is_some() { Self::Stays } else { Self::Goes }
+    }
+}
+
+/// What brings the kernel from one content of our table to another.
+pub(crate) fn between(layout: &Layout, old: &Ruleset, new: &Ruleset) -> Plan {
+    let mut plan = Plan::default();
+    plan.push(schema(layout, old, new));
+    plan.push(balancing(layout, old, new));
+    let mut stages = Stages::default();
+    // Elements of one endpoint set or front, whose key comes first, stay together.
+    for (stage, head, tails) in [
+        (Stage::Sets, &layout.set_sizes, vec![&layout.endpoints]),
+        (Stage::Fronts, &layout.services, vec![&layout.guarded, &layout.admitted]),
+    ] {
+        let live = keys(head, new);
+        let len = usize::try_from(head.key.len()).unwrap_or(usize::MAX);
+        let mut steps: BTreeMap<Data, Step> = BTreeMap::new();
+        for set in tails.into_iter().chain([head]) {
+            for (key, before, after) in differences(set, old, new) {
+                let of = Data::new(key.as_bytes().get(..len).unwrap_or_default());
+                steps.entry(of).or_default().replace(set, before, after);
+            }
+        }
+        for (key, step) in steps {
+            stages.step(stage, Presence::of(live.get(&key)), step);
+        }
+    }
+    for (stage, set) in [
+        (Stage::Hairpins, &layout.hairpins),
+        (Stage::Fronts, &layout.node_ports),
+        (Stage::Addresses, &layout.cluster_ips),
+        (Stage::Addresses, &layout.node_port_addresses),
+    ] {
+        for (_, before, after) in differences(set, old, new) {
+            stages.element(stage, set, before, after);
+        }
+    }
+    stages.into_plan(&mut plan, entry_rules(layout, old, new));
+    plan.push(leftovers(layout, old, new));
+    plan
+}
+
+/// The steps of a delta, whose cost is in proportion to it. `classes` are the set sizes for which the
+/// kernel has chains already; chains that are no longer needed stay until the next full comparison,
+/// as the size may come back.
+pub(crate) fn delta(
+    layout: &Layout,
+    table: &ForwardingTable,
+    delta: &Delta,
+    classes: &BTreeSet<u32>,
+) -> Plan {
+    let mut plan = Plan::default();
+    let after = delta.sets.values().filter_map(|change| change.after.as_ref());
+    plan.classes = after.map(|set| slots(set)).filter(|class| !classes.contains(class)).collect();
+    for class in &plan.classes {
+        plan.steps.push(class_step(layout, *class));
+    }
+    if let Some(last) = plan.steps.last_mut() {
+        last.cut = Cut::Must;
+    }
+    let mut stages = Stages::default();
+    for (id, change) in &delta.sets {
+        let step = set_step(layout, *id, change);
+        stages.step(Stage::Sets, Presence::of(change.after.as_ref()), step);
+    }
+    for (ip, change) in &delta.hairpins {
+        let element = |presence: Option<()>| presence.map(|()| layout.hairpin(*ip));
+        let (before, after) = (element(change.before), element(change.after));
+        stages.element(Stage::Hairpins, &layout.hairpins, before, after);
+    }
+    for (key, change) in &delta.fronts {
+        let step = front_step(layout, key, change);
+        stages.step(Stage::Fronts, Presence::of(change.after.as_ref()), step);
+    }
+    for (ip, change) in &delta.cluster_ips {
+        let element = |presence: Option<()>| presence.map(|()| layout.address(*ip));
+        let (before, after) = (element(change.before), element(change.after));
+        stages.element(Stage::Addresses, &layout.cluster_ips, before, after);
+    }
+    let settings = delta.settings.as_ref();
+    let settings = settings.map(|change| settings_step(layout, table, change)).unwrap_or_default();
+    stages.into_plan(&mut plan, settings);
+    plan
+}
+
+/// A front and who may use it, in one: another Service may take it over with other source ranges, and
+/// nobody is to meet the ranges of one and the endpoints of the other.
+fn front_step(layout: &Layout, key: &FrontKey, change: &Change<Front>) -> Step {
+    let mut step = Step::default();
+    let fronts = [&change.before, &change.after].map(Option::as_ref);
+    let [before, after] =
+        fronts.map(|front| front.map(|front| layout.admitted(key, front)).unwrap_or_default());
+    for gone in before.difference(&after) {
+        step.replace(&layout.admitted, Some(Element::new(gone.clone())), None);
+    }
+    for come in after.difference(&before) {
+        step.replace(&layout.admitted, None, Some(Element::new(come.clone())));
+    }
+    let [before, after] = fronts.map(|front| layout.guarded(key, front?));
+    step.replace(&layout.guarded, before, after);
+    let [before, after] = fronts.map(|front| front.map(|front| layout.front(key, front).1));
+    step.replace(layout.front_map(key), before, after);
+    step
+}
+
+/// Chains for sets of a size, and the ways to them.
+fn class_step(layout: &Layout, class: u32) -> Step {
+    let mut step = Step::default();
+    for (lane, map) in &layout.by_size {
+        let ChainRules { chain, rules } = rules::balance(layout, *lane, class);
+        step.make.push(Op::CreateChain(chain));
+        step.add.push((map.clone(), layout.class(*lane, class)));
+        step.finish.extend(rules.into_iter().map(Op::AddRule));
+    }
+    step
+}
+
+fn set_step(layout: &Layout, id: SetId, change: &Change<Arc<EndpointSet>>) -> Step {
+    let mut step = Step::default();
+    let [before, after] = [&change.before, &change.after].map(Option::as_ref);
+    let size = |set: &Arc<EndpointSet>| layout.set_size(id, set);
+    step.replace(&layout.set_sizes, before.map(size), after.map(size));
+    let targets = |set: Option<&Arc<EndpointSet>>| set.map_or(0, |set| set.targets.len());
+    for slot in 0..targets(before).max(targets(after)) {
+        let element = |set: Option<&Arc<EndpointSet>>| {
+            let target = set?.targets.as_slice().get(slot)?;
+            Some(layout.slot(id, slot, target))
+        };
+        step.replace(&layout.endpoints, element(before), element(after));
+    }
+    step
+}
+
+/// Settings are few: the rules that depend on them are written anew, all together.
+fn settings_step(layout: &Layout, table: &ForwardingTable, change: &Change<Settings>) -> Step {
+    let mut step = Step::default();
+    let addresses = |settings: &Option<Settings>| {
+        let elements = settings.iter().flat_map(|s| node_port_addresses(layout, s));
+        elements.map(|element| (element.key.clone(), element)).collect::<BTreeMap<_, _>>()
+    };
+    let (before, after) = (addresses(&change.before), addresses(&change.after));
+    for key in before.keys().chain(after.keys()).collect::<BTreeSet<_>>() {
+        let (before, after) = (before.get(key).cloned(), after.get(key).cloned());
+        step.replace(&layout.node_port_addresses, before, after);
+    }
+    let rules_of = |settings: &Settings| rules::fixed(layout, settings);
+    let before = change.before.as_ref().map(rules_of).unwrap_or_default();
+    for chain in rules_of(&table.settings) {
+        if !before.contains(&chain) {
+            write_rules(&mut step, &chain, Some(&chain));
+        }
+    }
+    step
+}
+
+/// The table and its sets.
+fn schema(layout: &Layout, old: &Ruleset, new: &Ruleset) -> Step {
+    let mut step = Step::default();
+    if *old == Ruleset::default() {
+        step.make.push(Op::AddTable(Table { id: layout.table.clone(), comment: None }));
+    }
+    let missing = layout.sets().filter(|set| !old.sets.contains_key(&set.name));
+    step.make.extend(missing.map(|set| Op::AddSet(set.clone())));
+    let missing = new.chains.iter().filter(|(name, _)| !old.chains.contains_key(*name));
+    step.make.extend(missing.map(|(_, chain)| Op::AddChain(chain.chain.clone())));
+    step
+}
+
+/// What packets only come to by way of set sizes or refusals.
+fn balancing(layout: &Layout, old: &Ruleset, new: &Ruleset) -> Step {
+    let mut step = Step { cut: Cut::Must, ..Step::default() };
+    for set in layout.by_size().chain([&layout.refusals]) {
+        for (_, before, after) in differences(set, old, new) {
+            if after.is_some() {
+                step.replace(set, before, after);
+            }
+        }
+    }
+    for (name, chain) in &new.chains {
+        if !is_entry(layout, new, name) && old.chains.get(name) != Some(chain) {
+            write_rules(&mut step, chain, old.chains.get(name));
+        }
+    }
+    step
+}
+
+/// The chains that packets come through first.
+fn entry_rules(layout: &Layout, old: &Ruleset, new: &Ruleset) -> Step {
+    let mut step = Step::default();
+    for (name, chain) in &new.chains {
+        if is_entry(layout, new, name) && old.chains.get(name) != Some(chain) {
+            write_rules(&mut step, chain, old.chains.get(name));
+        }
+    }
+    step
+}
+
+/// Whether a chain comes before sets are known: base chains and what they lead to.
+fn is_entry(layout: &Layout, new: &Ruleset, name: &Name) -> bool {
+    let leads_here =
+        |data: &ElementData| matches!(data, ElementData::Verdict(Verdict::Goto(to)) if to == name);
+    let reached_by_map = layout.by_size().any(|map| {
+        new.sets.get(&map.name).is_some_and(|map| map.elements.values().any(leads_here))
+    });
+    !reached_by_map && name.as_str() != rules::REFUSE_CHAIN
+}
+
+/// What is in the kernel and no longer wanted there.
+fn leftovers(layout: &Layout, old: &Ruleset, new: &Ruleset) -> Step {
+    let mut step = Step::default();
+    for set in layout.by_size().chain([&layout.refusals]) {
+        for (_, before, after) in differences(set, old, new) {
+            if after.is_none() {
+                step.replace(set, before, after);
+            }
+        }
+    }
+    let table = layout.table.clone();
+    let gone = old.chains.keys().filter(|name| !new.chains.contains_key(*name));
+    let gone = gone.map(|name| ChainRef { table: table.clone(), name: name.clone() });
+    let gone: Vec<_> = gone.collect();
+    step.finish.extend(gone.iter().cloned().map(Op::FlushChain));
+    let sets = old.sets.keys().filter(|name| !new.sets.contains_key(*name));
+    let sets = sets.map(|name| Op::DeleteSet(SetRef { table: table.clone(), name: name.clone() }));
+    step.finish.extend(sets);
+    step.finish.extend(gone.into_iter().map(Op::DeleteChain));
+    step
+}
+
+/// Writes a chain's rules, after removing those that it has.
+fn write_rules(step: &mut Step, chain: &ChainRules, present: Option<&ChainRules>) {
+    if present.is_some_and(|present| !present.rules.is_empty()) {
+        step.finish.push(Op::FlushChain(chain.chain.id()));
+    }
+    step.finish.extend(chain.rules.iter().cloned().map(Op::AddRule));
+}
+
+fn keys(set: &Set, ruleset: &Ruleset) -> BTreeSet<Data> {
+    let content = ruleset.sets.get(&set.name);
+    content.map(|content| content.elements.keys().cloned().collect()).unwrap_or_default()
+}
+
+/// The keys of a set whose elements differ, with the elements.
+fn differences(
+    set: &Set,
+    old: &Ruleset,
+    new: &Ruleset,
+) -> Vec<(Data, Option<Element>, Option<Element>)> {
+    let none = BTreeMap::new();
+    let of =
+        |ruleset: &'_ Ruleset| ruleset.sets.get(&set.name).map(|c: &Content| &c.elements).cloned();
+    let (old, new) = (of(old), of(new));
+    let (old, new) = (old.as_ref().unwrap_or(&none), new.as_ref().unwrap_or(&none));
+    let element = |key: &Data, data: &ElementData| Element {
+        data: data.clone(),
+        ..Element::new(key.clone())
+    };
+    let mut differences = Vec::new();
+    for (key, data) in old {
+        if new.get(key) != Some(data) {
+            let after = new.get(key).map(|data| element(key, data));
+            differences.push((key.clone(), Some(element(key, data)), after));
+        }
+    }
+    for (key, data) in new.iter().filter(|(key, _)| !old.contains_key(*key)) {
+        differences.push((key.clone(), None, Some(element(key, data))));
+    }
+    differences
+}

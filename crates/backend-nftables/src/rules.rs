@@ -1,0 +1,392 @@
+//! The chains and rules. Their number depends on how many different sizes sets have, on nothing else.
+//!
+//! ```text
+//! prerouting, output ── filter -110 ─▶ check-CLASS   source admitted? front refused? undefined port?
+//!                    └─ nat    -100 ─▶ from-CLASS    1. mark for masquerading, if the front says so
+//!                                                    2. front ▶ set ▶ its size ─▶ LANE-N
+//!                                                    3. a front or cluster IP still here: drop
+//!                                      LANE-N        1. front ▶ set, random slot of N ▶ dnat
+//!                                                    2. the same with slot 0
+//!                                                    3. drop
+//! postrouting ───────── nat     100    marked: clear the mark, masquerade; hairpin: masquerade
+//! ```
+//!
+//! A packet may see rules and elements of two generations while a change is committed: a size from
+//! before and slots from after it. So a slot that is gone is tried again as slot 0, which every set
+//! has; and what still finds nothing is dropped, never let through with a Service's address on it and
+//! never refused. TCP sends again what was dropped.
+
+use ipnet::IpNet;
+use portolan_model::{Family, LocalDetector, NodePortAddresses, Settings, SourceClass};
+use portolan_netlink::nft::{
+    BaseChain, BitwiseOp, Chain, ChainKind, ChainRef, CtKey, Data, Expr, FibFlags, FibResult,
+    Field, Hook, MetaKey, Name, PayloadBase, Policy, Reg, RejectKind, Rule, Verdict, ct_status,
+    icmp_unreach, priority,
+};
+
+use crate::layout::{Lane, Layout, class_name, masquerade_flag};
+
+/// The chain that drops packets of sources which are not admitted, and returns for others.
+const ADMIT_CHAIN: &str = "admit";
+/// The chain that refuses.
+pub(crate) const REFUSE_CHAIN: &str = "refuse";
+
+/// Bit of `ct state new` (`NF_CT_STATE_BIT(IP_CT_NEW)`).
+const CT_STATE_NEW: u32 = 1 << 3;
+/// `RTN_LOCAL`, a result of `fib type`.
+const ADDRESS_IS_LOCAL: u32 = 2;
+/// ICMPv6 destination unreachable, port unreachable (RFC 4443, 3.1).
+const ICMPV6_PORT_UNREACHABLE: u8 = 4;
+
+/// Where a front's lookup puts what it finds: its flags, and its sets.
+const FLAGS: Reg = Reg::at(8);
+const INSIDE: Reg = Reg::at(9);
+const OUTSIDE: Reg = Reg::at(10);
+/// Where a set size's lookup puts what it finds.
+const AFFINITY: Reg = Reg::at(12);
+const SIZE: Reg = Reg::at(13);
+
+/// A chain with its rules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ChainRules {
+    pub(crate) chain: Chain,
+    pub(crate) rules: Vec<Rule>,
+}
+
+/// The chains that every table has. They depend on the settings alone.
+pub(crate) fn fixed(layout: &Layout, settings: &Settings) -> Vec<ChainRules> {
+    let detect_prerouting = detect(layout, &settings.local_detector, Hook::Prerouting);
+    let detect_output = detect(layout, &settings.local_detector, Hook::Output);
+    let mut chains = vec![refuse(layout), admit(layout, settings)];
+    for class in SourceClass::ALL {
+        chains.push(check(layout, settings, class));
+        chains.push(from(layout, settings, class));
+    }
+    for (name, kind, hook, detected, other) in [
+        ("filter-prerouting", ChainKind::Filter, Hook::Prerouting, &detect_prerouting, "outside"),
+        ("filter-output", ChainKind::Filter, Hook::Output, &detect_output, "node"),
+        ("nat-prerouting", ChainKind::Nat, Hook::Prerouting, &detect_prerouting, "outside"),
+        ("nat-output", ChainKind::Nat, Hook::Output, &detect_output, "node"),
+    ] {
+        let (to, priority) = match kind {
+            ChainKind::Filter => ("check", priority::DSTNAT - 10),
+            _ => ("from", priority::DSTNAT),
+        };
+        let mut chain = base(layout, name, kind, hook, priority);
+        if kind == ChainKind::Filter {
+            chain.push(accept_unless_new());
+        }
+        for matched in detected {
+            chain.push([matched.clone(), vec![goto(&format!("{to}-pod"))]].concat());
+        }
+        chain.push(vec![goto(&format!("{to}-{other}"))]);
+        chains.push(chain);
+    }
+    chains.push(postrouting(layout));
+    chains
+}
+
+/// The chain of a lane for sets of so many slots.
+pub(crate) fn balance(layout: &Layout, lane: Lane, slots: u32) -> ChainRules {
+    let mut chain = regular(layout, &lane.chain(slots));
+    let set = set_register(lane);
+    let slot = Reg::at(set.number() + 1);
+    let port = Reg::at(address_registers(layout.family));
+    let to_slot = |pick: Expr| {
+        let mut rule = front(layout, lane);
+        rule.push(pick);
+        rule.push(Expr::lookup(layout.endpoints.name.clone(), set, Reg::R0));
+        rule.push(Expr::dnat(layout.table.family, Reg::R0, Some(port)));
+        rule
+    };
+    if slots > 1 {
+        chain.push(to_slot(Expr::random(slots, slot)));
+    }
+    chain.push(to_slot(Expr::immediate(Field::Mark(0), slot)));
+    chain.push(vec![Expr::Verdict(Verdict::Drop)]);
+    chain
+}
+
+/// A TCP client is refused by a reset, which no rate limit holds back as it does ICMP errors.
+fn refuse(layout: &Layout) -> ChainRules {
+    let mut chain = regular(layout, REFUSE_CHAIN);
+    let tcp = portolan_model::Protocol::Tcp.number();
+    chain.push(vec![
+        Expr::l4proto(Reg::R0),
+        Expr::eq(Reg::R0, Field::Proto(tcp)),
+        Expr::Reject(RejectKind::TcpReset),
+    ]);
+    let unreachable = match layout.family {
+        Family::Ipv4 => icmp_unreach::PORT,
+        Family::Ipv6 => ICMPV6_PORT_UNREACHABLE,
+    };
+    chain.push(vec![Expr::Reject(RejectKind::IcmpUnreach(unreachable))]);
+    chain
+}
+
+/// Looks the source of a packet to a guarded front up, by each prefix length that any range has: no
+/// search through ranges, and no cost for fronts without.
+fn admit(layout: &Layout, settings: &Settings) -> ChainRules {
+    let mut chain = regular(layout, ADMIT_CHAIN);
+    for prefix in &settings.source_prefixes {
+        let next = address_registers(layout.family) + 2;
+        let (length, source) = (Reg::at(next), Reg::at(next + 1));
+        let mut rule = key(layout, Lane::Services);
+        rule.push(Expr::immediate(Field::Mark((*prefix).into()), length));
+        rule.push(Expr::saddr(layout.table.family, source));
+        rule.push(masked(layout, source, *prefix));
+        rule.push(Expr::is_in(layout.admitted.name.clone(), Reg::R0));
+        rule.push(Expr::Verdict(Verdict::Return));
+        chain.push(rule);
+    }
+    chain.push(vec![Expr::Verdict(Verdict::Drop)]);
+    chain
+}
+
+/// Before any destination is rewritten: who is not admitted, fronts without endpoints, what is no
+/// front.
+fn check(layout: &Layout, settings: &Settings, class: SourceClass) -> ChainRules {
+    let mut chain = regular(layout, &format!("check-{}", class_name(class)));
+    let mut guarded = key(layout, Lane::Services);
+    guarded.push(Expr::is_in(layout.guarded.name.clone(), Reg::R0));
+    guarded.push(Expr::Verdict(Verdict::Jump(ADMIT_CHAIN.into())));
+    chain.push(guarded);
+    for lane in Lane::of(class) {
+        let guard = guard(layout, settings, lane);
+        let refusal = Expr::vmap(layout.refusals.name.clone(), set_register(lane));
+        chain.push([guard, front(layout, lane), vec![refusal]].concat());
+        if !lane.is_of_node_ports() {
+            chain.push([known(layout, lane), vec![Expr::Verdict(Verdict::Accept)]].concat());
+        }
+    }
+    chain.push(vec![
+        daddr(layout),
+        Expr::is_in(layout.cluster_ips.name.clone(), Reg::R0),
+        goto(REFUSE_CHAIN),
+    ]);
+    for range in &settings.service_cidrs {
+        let mut rule = within(layout, daddr(layout), range);
+        rule.push(Expr::Verdict(Verdict::Drop));
+        chain.push(rule);
+    }
+    chain
+}
+
+/// Where destinations are rewritten, by class of source.
+fn from(layout: &Layout, settings: &Settings, class: SourceClass) -> ChainRules {
+    let mut chain = regular(layout, &format!("from-{}", class_name(class)));
+    for lane in Lane::of(class) {
+        let guard = guard(layout, settings, lane);
+        chain.push([guard.clone(), mark(layout, lane, class)].concat());
+        let to_size = vec![
+            placeholder(SIZE),
+            Expr::lookup(layout.set_sizes.name.clone(), set_register(lane), AFFINITY),
+            Expr::vmap(by_size(layout, lane), SIZE),
+        ];
+        chain.push([guard.clone(), front(layout, lane), to_size].concat());
+        chain.push([guard, known(layout, lane), vec![Expr::Verdict(Verdict::Drop)]].concat());
+        if !lane.is_of_node_ports() {
+            chain.push(vec![
+                daddr(layout),
+                Expr::is_in(layout.cluster_ips.name.clone(), Reg::R0),
+                Expr::Verdict(Verdict::Drop),
+            ]);
+        }
+    }
+    chain
+}
+
+fn by_size(layout: &Layout, lane: Lane) -> Name {
+    let map = layout.by_size.iter().find(|(of, _)| *of == lane);
+    map.map(|(_, map)| map.name.clone()).expect("every lane has its map")
+}
+
+/// The mark is cleared before the packet leaves, as it may mean something else there.
+fn postrouting(layout: &Layout) -> ChainRules {
+    let hook = Hook::Postrouting;
+    let mut chain = base(layout, "nat-postrouting", ChainKind::Nat, hook, priority::SRCNAT);
+    let bit = layout.options.masquerade_mark;
+    chain.push(vec![
+        Expr::meta(MetaKey::Mark, Reg::R0),
+        Expr::bits(Reg::R0, Reg::R0, bit, 0),
+        Expr::neq(Reg::R0, Field::Mark(0)),
+        Expr::meta(MetaKey::Mark, Reg::R0),
+        Expr::bits(Reg::R0, Reg::R0, !bit, 0),
+        Expr::MetaSet { key: MetaKey::Mark, sreg: Reg::R0 },
+        Expr::masquerade(),
+    ]);
+    chain.push(vec![
+        Expr::ct(CtKey::Status, Reg::R0),
+        Expr::bits(Reg::R0, Reg::R0, ct_status::DNAT, 0),
+        Expr::neq(Reg::R0, Field::Mark(0)),
+        Expr::saddr(layout.table.family, Reg::R0),
+        Expr::daddr(layout.table.family, Reg::at(address_registers(layout.family))),
+        Expr::is_in(layout.hairpins.name.clone(), Reg::R0),
+        Expr::masquerade(),
+    ]);
+    chain
+}
+
+/// Marks for masquerading if the front says so.
+fn mark(layout: &Layout, lane: Lane, class: SourceClass) -> Vec<Expr> {
+    let bit = layout.options.masquerade_mark;
+    let mut exprs = front(layout, lane);
+    exprs.extend([
+        Expr::bits(FLAGS, FLAGS, masquerade_flag(class), 0),
+        Expr::neq(FLAGS, Field::Mark(0)),
+        Expr::meta(MetaKey::Mark, Reg::R0),
+        Expr::bits(Reg::R0, Reg::R0, !bit, bit),
+        Expr::MetaSet { key: MetaKey::Mark, sreg: Reg::R0 },
+    ]);
+    exprs
+}
+
+/// What must hold before a front of that lane is looked up.
+fn guard(layout: &Layout, settings: &Settings, lane: Lane) -> Vec<Expr> {
+    match &settings.node_port_addresses {
+        _ if !lane.is_of_node_ports() => Vec::new(),
+        NodePortAddresses::Only(_) => {
+            vec![daddr(layout), Expr::is_in(layout.node_port_addresses.name.clone(), Reg::R0)]
+        }
+        NodePortAddresses::AllLocal => {
+            let mut guard = not_loopback(layout);
+            let flags = FibFlags { daddr: true, ..FibFlags::default() };
+            guard.push(Expr::Fib { result: FibResult::AddrType, flags, dreg: Reg::R0 });
+            guard.push(Expr::eq(Reg::R0, Field::Mark(ADDRESS_IS_LOCAL)));
+            guard
+        }
+    }
+}
+
+/// Looks the packet's front up and puts its flags and sets into registers.
+fn front(layout: &Layout, lane: Lane) -> Vec<Expr> {
+    let mut exprs = key(layout, lane);
+    exprs.push(placeholder(set_register(lane)));
+    exprs.push(Expr::lookup(layout.fronts(lane).name.clone(), Reg::R0, FLAGS));
+    exprs
+}
+
+/// Where [`front`] puts the lane's set.
+fn set_register(lane: Lane) -> Reg {
+    if lane.is_outside() { OUTSIDE } else { INSIDE }
+}
+
+/// Puts something into a register that a lookup is about to overwrite. `nft list` does not see that a
+/// lookup fills more than one register; it aborts (seen with 1.0.6) on a lookup whose key is another
+/// lookup's first field, and complains of a register that it believes empty.
+fn placeholder(reg: Reg) -> Expr {
+    Expr::immediate(Field::Mark(0), reg)
+}
+
+/// Goes on if the packet is addressed to a front.
+fn known(layout: &Layout, lane: Lane) -> Vec<Expr> {
+    let mut exprs = key(layout, lane);
+    exprs.push(Expr::is_in(layout.fronts(lane).name.clone(), Reg::R0));
+    exprs
+}
+
+/// Loads what may be a front, from register 0 on.
+fn key(layout: &Layout, lane: Lane) -> Vec<Expr> {
+    let (address, next) = match lane.is_of_node_ports() {
+        true => (None, 0),
+        false => (Some(daddr(layout)), address_registers(layout.family)),
+    };
+    let rest = [Expr::l4proto(Reg::at(next)), Expr::dport(Reg::at(next + 1))];
+    address.into_iter().chain(rest).collect()
+}
+
+fn address_registers(family: Family) -> u8 {
+    match family {
+        Family::Ipv4 => 1,
+        Family::Ipv6 => 4,
+    }
+}
+
+fn daddr(layout: &Layout) -> Expr {
+    Expr::daddr(layout.table.family, Reg::R0)
+}
+
+/// What matches packets of pods at a hook; one rule for each alternative.
+fn detect(layout: &Layout, detector: &LocalDetector, hook: Hook) -> Vec<Vec<Expr>> {
+    let interface = |name: &[u8]| {
+        let load = Expr::meta(MetaKey::IifName, Reg::R0);
+        vec![vec![load, Expr::eq(Reg::R0, Data::new(name))]]
+    };
+    match detector {
+        LocalDetector::None => Vec::new(),
+        LocalDetector::Cidrs(ranges) => ranges
+            .iter()
+            .map(|range| within(layout, Expr::saddr(layout.table.family, Reg::R0), range))
+            .collect(),
+        _ if hook == Hook::Output => Vec::new(),
+        LocalDetector::Bridge(name) => {
+            let mut padded = [0; 16];
+            let len = name.len().min(15);
+            padded[..len].copy_from_slice(&name.as_bytes()[..len]);
+            interface(&padded)
+        }
+        LocalDetector::InterfacePrefix(prefix) => interface(prefix.as_bytes()),
+    }
+}
+
+/// Goes on if what `load` puts into register 0 is an address of the range.
+fn within(layout: &Layout, load: Expr, range: &IpNet) -> Vec<Expr> {
+    let mask = masked(layout, Reg::R0, range.prefix_len());
+    vec![load, mask, Expr::eq(Reg::R0, Field::ip(range.network()))]
+}
+
+/// Leaves of an address the bits of a prefix.
+fn masked(layout: &Layout, reg: Reg, prefix: u8) -> Expr {
+    let mut mask = vec![0; usize::from(address_registers(layout.family)) * 4];
+    for (index, byte) in (0u8..).zip(&mut mask) {
+        let bits = prefix.saturating_sub(index * 8).min(8);
+        *byte = 0xffu8.checked_shl(u32::from(8 - bits)).unwrap_or(0);
+    }
+    let len = u32::from(address_registers(layout.family)) * 4;
+    let (mask, xor) = (Data::new(&mask), Data::new(&vec![0; mask.len()]));
+    Expr::Bitwise { sreg: reg, dreg: reg, len, op: BitwiseOp::MaskXor { mask, xor } }
+}
+
+fn not_loopback(layout: &Layout) -> Vec<Expr> {
+    match layout.family {
+        Family::Ipv4 => vec![
+            Expr::Payload { base: PayloadBase::Network, offset: 16, len: 1, dreg: Reg::R0 },
+            Expr::neq(Reg::R0, Data::new(&[127])),
+        ],
+        Family::Ipv6 => {
+            let loopback = Field::Ipv6(std::net::Ipv6Addr::LOCALHOST);
+            vec![daddr(layout), Expr::neq(Reg::R0, loopback)]
+        }
+    }
+}
+
+fn accept_unless_new() -> Vec<Expr> {
+    vec![
+        Expr::ct(CtKey::State, Reg::R0),
+        Expr::bits(Reg::R0, Reg::R0, CT_STATE_NEW, 0),
+        Expr::eq(Reg::R0, Field::Mark(0)),
+        Expr::Verdict(Verdict::Accept),
+    ]
+}
+
+fn goto(chain: &str) -> Expr {
+    Expr::Verdict(Verdict::Goto(Name::from(chain)))
+}
+
+fn regular(layout: &Layout, name: &str) -> ChainRules {
+    let (table, name) = (layout.table.clone(), Name::from(name));
+    ChainRules { chain: Chain { table, name, base: None, comment: None }, rules: Vec::new() }
+}
+
+fn base(layout: &Layout, name: &str, kind: ChainKind, hook: Hook, priority: i32) -> ChainRules {
+    let mut chain = regular(layout, name);
+    chain.chain.base = Some(BaseChain { kind, hook, priority, policy: Policy::Accept });
+    chain
+}
+
+impl ChainRules {
+    fn push(&mut self, exprs: Vec<Expr>) {
+        let id = ChainRef { table: self.chain.table.clone(), name: self.chain.name.clone() };
+        self.rules.push(Rule::new(&id, exprs));
+    }
+}
