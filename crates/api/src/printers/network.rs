@@ -1,0 +1,138 @@
+//! Services, Endpoints and EndpointSlices.
+
+use serde_json::Value;
+
+use super::{AGE, Column, NAME, SELECTOR, age, labels, name, or, text};
+use crate::fields::Fields;
+
+/// Endpoints and ports shown before `+ N more...`.
+const SHOWN: usize = 3;
+
+pub(super) const SERVICE: &[Column] = &[
+    NAME,
+    text("Type", "How the service is exposed."),
+    text("Cluster-IP", "Address within the cluster."),
+    text("External-IP", "Addresses for clients outside."),
+    text("Port(s)", "Ports, with the node ports behind a colon."),
+    AGE,
+    SELECTOR,
+];
+
+pub(super) const ENDPOINTS: &[Column] =
+    &[NAME, text("Endpoints", "Addresses behind the service."), AGE];
+
+pub(super) const ENDPOINT_SLICE: &[Column] = &[
+    NAME,
+    text("AddressType", "IPv4, IPv6 or FQDN."),
+    text("Ports", "Ports of all endpoints of the slice."),
+    text("Endpoints", "Addresses of the slice."),
+    AGE,
+];
+
+pub(super) fn service(service: &Value, now: jiff::Timestamp) -> Vec<Value> {
+    let spec = &service["spec"];
+    let ports: Vec<String> = spec
+        .items("ports")
+        .iter()
+        .map(|port| {
+            let (number, protocol) = (port.number("port"), port.text("protocol"));
+            match port.number("nodePort") {
+                0 => format!("{number}/{protocol}"),
+                node_port => format!("{number}:{node_port}/{protocol}"),
+            }
+        })
+        .collect();
+    vec![
+        name(service),
+        spec.text("type").into(),
+        or(spec.text("clusterIP"), "<none>"),
+        external_ip(service).into(),
+        or(&ports.join(","), "<none>"),
+        age(service, now),
+        labels(&spec["selector"]),
+    ]
+}
+
+/// Not cut to 16 characters: upstream's server prints for wide output, and so does this.
+fn external_ip(service: &Value) -> String {
+    let spec = &service["spec"];
+    let external = spec.items("externalIPs").iter().filter_map(Value::as_str);
+    let joined = |none: &str, all: Vec<&str>| {
+        if all.is_empty() { none.to_owned() } else { all.join(",") }
+    };
+    match spec.text("type") {
+        "ClusterIP" | "NodePort" => joined("<none>", external.collect()),
+        "LoadBalancer" => {
+            let mut ingress: Vec<&str> = service["status"]["loadBalancer"]
+                .items("ingress")
+                .iter()
+                .map(|i| if i.text("ip").is_empty() { i.text("hostname") } else { i.text("ip") })
+                .filter(|address| !address.is_empty())
+                .collect();
+            ingress.sort_unstable();
+            ingress.dedup();
+            joined("<pending>", ingress.into_iter().chain(external).collect())
+        }
+        "ExternalName" => spec.text("externalName").to_owned(),
+        _ => "<unknown>".to_owned(),
+    }
+}
+
+pub(super) fn endpoints(endpoints: &Value, now: jiff::Timestamp) -> Vec<Value> {
+    let mut all = Vec::new();
+    for subset in endpoints.items("subsets") {
+        let addresses = subset.items("addresses").iter().map(|address| address.text("ip"));
+        let ports = subset.items("ports");
+        if ports.is_empty() {
+            // A headless service may have none.
+            all.extend(addresses.clone().map(str::to_owned));
+        }
+        for port in ports {
+            let number = port.number("port");
+            all.extend(addresses.clone().map(|ip| host_port(ip, number)));
+        }
+    }
+    let shown = match endpoints.items("subsets") {
+        [] => "<none>".into(),
+        _ => some(&all),
+    };
+    vec![name(endpoints), shown.into(), age(endpoints, now)]
+}
+
+pub(super) fn endpoint_slice(slice: &Value, now: jiff::Timestamp) -> Vec<Value> {
+    let ports: Vec<String> = slice
+        .items("ports")
+        .iter()
+        .map(|port| match (port.number("port"), port.text("name")) {
+            (0, "") => "*".to_owned(),
+            (0, name) => name.to_owned(),
+            (number, _) => number.to_string(),
+        })
+        .collect();
+    let addresses: Vec<String> = slice
+        .items("endpoints")
+        .iter()
+        .flat_map(|endpoint| endpoint.items("addresses"))
+        .filter_map(Value::as_str)
+        .map(str::to_owned)
+        .collect();
+    vec![
+        name(slice),
+        slice.text("addressType").into(),
+        or(&some(&ports), "<unset>"),
+        or(&some(&addresses), "<unset>"),
+        age(slice, now),
+    ]
+}
+
+fn host_port(ip: &str, port: i64) -> String {
+    if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") }
+}
+
+fn some(all: &[String]) -> String {
+    let shown = all[..all.len().min(SHOWN)].join(",");
+    match all.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} + {more} more..."),
+    }
+}

@@ -1,0 +1,132 @@
+//! Validation with upstream's rules and messages (pkg/apis/*/validation).
+//!
+//! Objects come in checked by the schema, defaulted, and with their allocated values. All mistakes
+//! are reported, in the order of upstream where clients can see it.
+
+mod causes;
+mod config;
+mod container;
+mod endpoints;
+mod formats;
+mod metadata;
+mod node;
+mod pod;
+mod probe;
+mod selector;
+mod service;
+mod service_update;
+mod volume;
+mod workloads;
+
+use serde_json::Value;
+
+use self::causes::{Causes, Path};
+use crate::cause::Cause;
+use crate::fields::Fields;
+use crate::kinds::{Kind, Subresource};
+
+/// What is wrong with a new object (already defaulted, name generated).
+pub fn validate_create(kind: &Kind, object: &Value) -> Vec<Cause> {
+    let mut causes = Causes::default();
+    metadata::validate(&mut causes, kind, object);
+    validate(&mut causes, kind, object);
+    causes.into_inner()
+}
+
+/// What is wrong with a changed object, written to itself or to a subresource.
+pub fn validate_update(
+    kind: &Kind,
+    subresource: Option<Subresource>,
+    new: &Value,
+    old: &Value,
+) -> Vec<Cause> {
+    let mut causes = Causes::default();
+    metadata::validate_update(&mut causes, new, old);
+    match subresource {
+        None => {
+            update(&mut causes, kind, new, old);
+            metadata::validate(&mut causes, kind, new);
+            validate(&mut causes, kind, new);
+        }
+        Some(Subresource::Status) => {
+            if (kind.group, kind.kind) == ("", "Service") {
+                service::validate_status(&mut causes, new);
+            }
+        }
+        Some(Subresource::Scale) => workloads::replicas(&mut causes, &new["spec"]),
+        Some(_) => {}
+    }
+    causes.into_inner()
+}
+
+/// What is wrong with a `Binding`.
+pub fn validate_binding(binding: &Value) -> Vec<Cause> {
+    let mut causes = Causes::default();
+    let target = &binding["target"];
+    let path = Path::new("target");
+    if !matches!(target.text("kind"), "" | "Node") {
+        causes.not_supported(&path.child("kind"), target.text("kind"), &["Node", "<empty>"]);
+    }
+    if target.text("name").is_empty() {
+        causes.required(&path.child("name"), "");
+    }
+    causes.into_inner()
+}
+
+fn validate(causes: &mut Causes, kind: &Kind, object: &Value) {
+    match (kind.group, kind.kind) {
+        ("", "Service") => service::validate(causes, object),
+        ("", "Pod") => pod::validate(causes, object),
+        ("", "ConfigMap") => config::config_map(causes, object),
+        ("", "Secret") => config::secret(causes, object),
+        ("", "Endpoints") => endpoints::endpoints(causes, object),
+        ("", "Node") => node::validate(causes, object),
+        ("", "Event") => event(causes, object),
+        ("apps", "Deployment") => workloads::deployment(causes, object),
+        ("apps", "ReplicaSet") => workloads::replica_set(causes, object),
+        ("apps", "StatefulSet") => workloads::stateful_set(causes, object),
+        ("apps", "DaemonSet") => workloads::daemon_set(causes, object),
+        ("discovery.k8s.io", "EndpointSlice") => endpoints::slice(causes, object),
+        ("coordination.k8s.io", "Lease") => lease(causes, object),
+        _ => {}
+    }
+}
+
+fn update(causes: &mut Causes, kind: &Kind, new: &Value, old: &Value) {
+    match (kind.group, kind.kind) {
+        ("", "Service") => service_update::validate(causes, new, old),
+        ("", "Pod") => pod::validate_update(causes, new, old),
+        ("", "ConfigMap") => config::config_map_update(causes, new, old),
+        ("", "Secret") => config::secret_update(causes, new, old),
+        ("", "Node") => node::validate_update(causes, new, old),
+        ("apps", "StatefulSet") => workloads::stateful_set_update(causes, new, old),
+        ("apps", _) => workloads::selector_update(causes, new, old),
+        ("discovery.k8s.io", "EndpointSlice") => {
+            causes.immutable(&Path::new("addressType"), &new["addressType"], &old["addressType"]);
+        }
+        _ => {}
+    }
+}
+
+fn lease(causes: &mut Causes, lease: &Value) {
+    let (spec, path) = (&lease["spec"], Path::new("spec"));
+    if spec.has("leaseDurationSeconds") && spec.number("leaseDurationSeconds") <= 0 {
+        let seconds = spec.number("leaseDurationSeconds");
+        causes.invalid(&path.child("leaseDurationSeconds"), seconds, formats::NOT_POSITIVE);
+    }
+    causes.non_negative(&path, spec, "leaseTransitions");
+}
+
+fn event(causes: &mut Causes, event: &Value) {
+    let own = event["metadata"].text("namespace");
+    let involved = event["involvedObject"].text("namespace");
+    // Events about cluster scoped objects live in namespace default.
+    if own != involved && !(involved.is_empty() && matches!(own, "default" | "kube-system")) {
+        let path = Path::new("involvedObject");
+        let message = "does not match event.namespace";
+        causes.invalid(&path.child("namespace"), involved, message);
+    }
+}
+
+#[cfg(test)]
+mod tests;
