@@ -1,0 +1,47 @@
+//! The API server alone, on loopback, for trying clients against it:
+//!
+//! ```sh
+//! cargo run -p portolan-apiserver --example serve -- /tmp/portolan-api
+//! kubectl --kubeconfig /tmp/portolan-api/kubeconfig get services -A
+//! ```
+//!
+//! No controllers and no nodes run here: Deployments stay as they are written.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use portolan_apiserver::pki::{Pki, Usage, write_private};
+use portolan_apiserver::{Config, Server};
+use portolan_store::{Options, Store};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let dir = PathBuf::from(std::env::args().nth(1).ok_or("usage: serve DIRECTORY")?);
+    std::fs::create_dir_all(&dir)?;
+    let pki = Arc::new(Pki::load_or_create(&dir.join("pki"))?);
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    let admin = pki.issue("kubernetes-admin", Some("system:masters"), &[], Usage::Client)?;
+    let kubeconfig = pki.kubeconfig(&format!("https://{address}"), "kubernetes-admin", &admin);
+    write_private(&dir.join("kubeconfig"), &kubeconfig)?;
+    let server = Server::new(Config {
+        store: Store::open(&dir.join("state"), Options::default())?,
+        pki,
+        service_cidr: "10.96.0.0/12".parse()?,
+        node_port_range: 30000..=32767,
+        // Nothing listens there; only nodes and pods would use it.
+        advertise: "172.30.0.1:6443".parse()?,
+    })
+    .await?;
+    let shutdown = CancellationToken::new();
+    let stop = shutdown.clone();
+    tokio::spawn(async move {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            stop.cancel();
+        }
+    });
+    server.serve(vec![listener], shutdown).await?;
+    Ok(())
+}

@@ -1,0 +1,130 @@
+//! The `scale` subresource: `autoscaling/v1 Scale` as a view of workloads (upstream `pkg/registry/apps/*/storage`).
+
+use std::fmt::Write as _;
+
+use portolan_api::schema::{self, Strictness};
+use portolan_api::{Cause, Reason};
+use portolan_store::Stored;
+use serde_json::{Value, json};
+
+use super::update::Proposed;
+use super::{Outcome, PatchBody, Registry, Target, meta};
+use crate::query::{DryRun, resource_version};
+use crate::status::{Result, Status, Subject};
+
+pub(crate) const COMPONENT: &str = "io.k8s.api.autoscaling.v1.Scale";
+const SUBJECT: Subject<'_> = Subject { group: "autoscaling", resource: "scales", kind: "Scale" };
+
+/// The Scale of a workload.
+pub(crate) fn scale_of(stored: &Stored) -> Value {
+    let object = &*stored.value;
+    let mut metadata = json!({"resourceVersion": stored.revision.to_string()});
+    for field in ["name", "namespace", "uid", "creationTimestamp"] {
+        metadata[field] = object["metadata"][field].clone();
+    }
+    json!({
+        "kind": "Scale",
+        "apiVersion": "autoscaling/v1",
+        "metadata": metadata,
+        "spec": {"replicas": object["spec"]["replicas"].as_i64().unwrap_or(0)},
+        "status": {
+            "replicas": object["status"]["replicas"].as_i64().unwrap_or(0),
+            "selector": selector_text(&object["spec"]["selector"]),
+        },
+    })
+}
+
+impl Registry {
+    /// Sets the replicas from a decoded Scale.
+    ///
+    /// # Errors
+    /// 400, 404, 409, 422.
+    pub(crate) async fn update_scale(
+        &self,
+        target: &Target,
+        scale: Value,
+        dry_run: DryRun,
+    ) -> Result<Outcome> {
+        self.guaranteed_update(target, None, dry_run, |current| propose(target, current, &scale))
+            .await
+    }
+
+    /// Patches the Scale of a workload.
+    ///
+    /// # Errors
+    /// As [`Registry::update_scale`].
+    pub(crate) async fn patch_scale(
+        &self,
+        target: &Target,
+        patch: &PatchBody,
+        dry_run: DryRun,
+    ) -> Result<Outcome> {
+        self.guaranteed_update(target, None, dry_run, |current| {
+            let before = scale_of(current);
+            let mut scale = patch.apply_plain(&before)?;
+            check(&mut scale, &[], patch.strictness)?;
+            if scale["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"] {
+                meta::metadata(&mut scale).remove("resourceVersion");
+            }
+            propose(target, current, &scale)
+        })
+        .await
+    }
+}
+
+/// Checks the shape of a Scale; answers warnings.
+pub(crate) fn check(
+    scale: &mut Value,
+    duplicates: &[String],
+    strictness: Strictness,
+) -> Result<Vec<String>> {
+    schema::check_component(COMPONENT, scale, duplicates, strictness)
+        .map_err(|e| Status::bad_request(e.0))
+}
+
+fn propose(target: &Target, current: &Stored, scale: &Value) -> Result<Proposed> {
+    let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
+    if replicas < 0 {
+        let cause = Cause {
+            reason: Reason::Invalid,
+            field: "spec.replicas".into(),
+            message: format!("Invalid value: {replicas}: must be greater than or equal to 0"),
+        };
+        return Err(Status::invalid(SUBJECT, &target.name, &[cause]));
+    }
+    let mut object = (*current.value).clone();
+    object["spec"]["replicas"] = replicas.into();
+    let sent = meta::text(scale, "resourceVersion");
+    if resource_version(Some(sent))?.is_some() {
+        meta::metadata(&mut object).insert("resourceVersion".into(), sent.into());
+    }
+    Ok(Proposed { object, warnings: Vec::new() })
+}
+
+/// A label selector in the text form that `labelSelector` parameters take.
+fn selector_text(selector: &Value) -> String {
+    let mut terms = Vec::new();
+    for (key, value) in selector["matchLabels"].as_object().into_iter().flatten() {
+        terms.push(format!("{key}={}", value.as_str().unwrap_or("")));
+    }
+    for expression in selector["matchExpressions"].as_array().into_iter().flatten() {
+        let key = expression["key"].as_str().unwrap_or("");
+        let values: Vec<&str> = expression["values"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
+        let values = values.join(",");
+        let mut term = String::new();
+        let written = match expression["operator"].as_str() {
+            Some("In") => write!(term, "{key} in ({values})"),
+            Some("NotIn") => write!(term, "{key} notin ({values})"),
+            Some("DoesNotExist") => write!(term, "!{key}"),
+            _ => write!(term, "{key}"),
+        };
+        written.expect("writing to a String cannot fail");
+        terms.push(term);
+    }
+    terms.join(",")
+}

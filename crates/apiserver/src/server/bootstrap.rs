@@ -1,0 +1,177 @@
+//! What must exist before the first request: system namespaces, and the Service `default/kubernetes` that leads to this
+//! server, with its Endpoints and EndpointSlice (upstream `pkg/controlplane/controller/kubernetesservice`).
+
+use std::net::Ipv4Addr;
+use std::sync::Weak;
+use std::time::Duration;
+
+use futures::future::select_all;
+use portolan_api::Kind;
+use portolan_api::kinds;
+use portolan_store::{Event, ListOptions};
+use serde_json::{Value, json};
+
+use super::Inner;
+use crate::Error;
+use crate::query::DryRun;
+use crate::registry::{SYSTEM_NAMESPACES, Target, namespace_kind};
+use crate::status::Status;
+
+const NAME: &str = "kubernetes";
+const NAMESPACE: &str = "default";
+
+const RETRY: Duration = Duration::from_millis(50);
+/// The objects of `default/kubernetes`.
+const OBJECTS: [(&str, &str); 3] =
+    [("v1", "Service"), ("v1", "Endpoints"), ("discovery.k8s.io/v1", "EndpointSlice")];
+
+/// Makes `default/kubernetes` again whenever somebody deletes a part of it. Ends with the server.
+pub(super) async fn keep_default_service(inner: Weak<Inner>) {
+    loop {
+        let Some(strong) = inner.upgrade() else { return };
+        let store = &strong.registry.store;
+        let from = store.revision();
+        if let Err(error) = strong.ensure_default_service().await {
+            // The deletion is seen before its address is free again; or the store is in trouble.
+            tracing::debug!(%error, "default/kubernetes");
+            drop(strong);
+            tokio::time::sleep(RETRY).await;
+            continue;
+        }
+        let watches: Vec<_> = OBJECTS
+            .iter()
+            .map(|(version, name)| kind(version, name).key(Some(NAMESPACE), NAME))
+            .filter_map(|key| store.watch(&key, from).ok())
+            .collect();
+        // While waiting, the server may go.
+        drop(strong);
+        if watches.len() < OBJECTS.len() {
+            return;
+        }
+        let deletions = watches.into_iter().map(|mut changes| {
+            Box::pin(async move {
+                loop {
+                    match changes.next().await {
+                        Ok(Event::Delete { stored, .. }) if stored.key.ends_with("/kubernetes") => {
+                            return Ok(());
+                        }
+                        Ok(_) => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+            })
+        });
+        if let (Err(portolan_store::WatchError::Closed), ..) = select_all(deletions).await {
+            return;
+        }
+    }
+}
+
+impl Inner {
+    pub(super) async fn bootstrap(&self) -> Result<(), Error> {
+        let services = self
+            .registry
+            .store
+            .list(&kind("v1", "Service").prefix(None), ListOptions::default())
+            .map_err(|e| Error::Store(e.to_string()))?;
+        for service in services.items {
+            self.registry.services.rebuild(&service.value);
+        }
+        for name in SYSTEM_NAMESPACES {
+            let namespace = json!({
+                "apiVersion": "v1",
+                "kind": "Namespace",
+                "metadata": {"name": name, "labels": {"kubernetes.io/metadata.name": name}},
+            });
+            self.ensure(namespace_kind(), None, name, namespace).await?;
+        }
+        self.ensure_default_service().await
+    }
+
+    /// `default/kubernetes` with what makes it lead here.
+    async fn ensure_default_service(&self) -> Result<(), Error> {
+        let address = self.config.advertise;
+        let labels = json!({"component": "apiserver", "provider": "kubernetes"});
+        let service = json!({
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": NAME, "namespace": NAMESPACE, "labels": labels},
+            "spec": {
+                "type": "ClusterIP",
+                "clusterIP": self.kubernetes_ip().to_string(),
+                "ports": [{
+                    "name": "https",
+                    "port": 443,
+                    "protocol": "TCP",
+                    "targetPort": address.port(),
+                }],
+                "sessionAffinity": "None",
+            },
+        });
+        let endpoints = json!({
+            "apiVersion": "v1",
+            "kind": "Endpoints",
+            "metadata": {"name": NAME, "namespace": NAMESPACE, "labels": {
+                "endpointslice.kubernetes.io/skip-mirror": "true",
+            }},
+            "subsets": [{
+                "addresses": [{"ip": address.ip().to_string()}],
+                "ports": [{"name": "https", "port": address.port(), "protocol": "TCP"}],
+            }],
+        });
+        let slice = json!({
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {"name": NAME, "namespace": NAMESPACE, "labels": {
+                "kubernetes.io/service-name": NAME,
+            }},
+            "addressType": if address.is_ipv4() { "IPv4" } else { "IPv6" },
+            "endpoints": [{
+                "addresses": [address.ip().to_string()],
+                "conditions": {"ready": true},
+            }],
+            "ports": [{"name": "https", "port": address.port(), "protocol": "TCP"}],
+        });
+        for (api_version, kind_name, object) in [
+            ("v1", "Service", service),
+            ("v1", "Endpoints", endpoints),
+            ("discovery.k8s.io/v1", "EndpointSlice", slice),
+        ] {
+            self.ensure(kind(api_version, kind_name), Some(NAMESPACE), NAME, object).await?;
+        }
+        Ok(())
+    }
+
+    /// Creates an object, or brings the one from an earlier run up to date.
+    async fn ensure(
+        &self,
+        kind: &'static Kind,
+        namespace: Option<&str>,
+        name: &str,
+        object: Value,
+    ) -> Result<(), Error> {
+        let target =
+            Target { kind, namespace: namespace.map(str::to_owned), name: name.to_owned() };
+        let written = match self.registry.get(&target, None) {
+            Err(_) => self.registry.create(kind, namespace, object, DryRun::Off).await,
+            Ok(_) if kind.kind == "Namespace" => return Ok(()),
+            Ok(_) => self.registry.update(&target, None, object, DryRun::Off).await,
+        };
+        written.map(|_| ()).map_err(|Status { message, .. }| Error::Store(message))
+    }
+
+    /// The first address of the service CIDR.
+    pub(super) fn kubernetes_ip(&self) -> Ipv4Addr {
+        let network = self.config.service_cidr.network();
+        Ipv4Addr::from(u32::from(network).saturating_add(1))
+    }
+
+    /// Whether `default/kubernetes` is there: without it the cluster cannot reach this server.
+    pub(crate) fn has_default_service(&self) -> bool {
+        self.registry.store.get(&kind("v1", "Service").key(Some(NAMESPACE), NAME)).is_some()
+    }
+}
+
+fn kind(api_version: &str, kind: &str) -> &'static Kind {
+    kinds::by_kind(api_version, kind).expect("the table of kinds has the core kinds")
+}
