@@ -1,0 +1,49 @@
+//! What the controllers are told at their start.
+//!
+//! Immutable afterwards. Every default is the one kube-controller-manager or kube-scheduler uses,
+//! unless its documentation says otherwise.
+
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+/// Configuration of all controllers.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The range that nodes' pod CIDRs are cut from.
+    pub cluster_cidr: IpNet,
+    /// Prefix length of one node's pod CIDR; default 24.
+    pub node_cidr_mask: u8,
+    /// The cluster's CA certificates in PEM, published as ConfigMap `kube-root-ca.crt` in every
+    /// namespace.
+    pub root_ca: String,
+    /// How long a node's Lease may stay unrenewed before its Ready turns Unknown; default 40 s.
+    pub node_monitor_grace_period: Duration,
+    /// How often orphaned and finished pods are looked for; default 20 s.
+    pub pod_gc_period: Duration,
+    /// How many finished pods are kept before the oldest are deleted; default 12500.
+    pub terminated_pod_threshold: usize,
+    /// Workers of each controller; default 5.
+    pub workers: usize,
+    /// Endpoints in one EndpointSlice at most; default 100.
+    pub max_endpoints_per_slice: usize,
+}
+
+impl Config {
+    /// The defaults for a cluster with these pod addresses and this CA.
+    pub fn new(cluster_cidr: IpNet, root_ca: impl Into<String>) -> Self {
+        Self {
+            cluster_cidr,
+            node_cidr_mask: match cluster_cidr {
+                IpNet::V4(_) => 24,
+                IpNet::V6(_) => 64,
+            },
+            root_ca: root_ca.into(),
+            node_monitor_grace_period: Duration::from_secs(40),
+            pod_gc_period: Duration::from_secs(20),
+            terminated_pod_threshold: 12_500,
+            workers: 5,
+            max_endpoints_per_slice: 100,
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Wiring: caches, then controllers on them, then watches, then workers.
+//!
+//! Controllers subscribe before any watch begins, so none misses a change; workers begin once
+//! every cache is full, so none acts on half a picture.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::daemonset::DaemonSets;
+use crate::deployment::Deployments;
+use crate::endpoints::EndpointsController;
+use crate::endpointslice::EndpointSlices;
+use crate::event::Recorder;
+use crate::garbage::GarbageCollector;
+use crate::kinds::Kinds;
+use crate::namespace::Namespaces;
+
+use crate::node::eviction::TaintEviction;
+use crate::node::ipam::NodeIpam;
+use crate::node::lifecycle::NodeLifecycle;
+use crate::reconcile::{Reconcile, work};
+use crate::replicaset::ReplicaSets;
+use crate::scheduler::Scheduler;
+use crate::serviceaccount::NamespaceContents;
+use crate::statefulset::StatefulSets;
+use crate::{Config, Result, podgc};
+
+/// Bindings in flight at most; each waits only for the API server.
+const BINDERS: usize = 16;
+
+/// Workers of the garbage collector, as upstream.
+const COLLECTORS: usize = 20;
+
+pub(crate) async fn run(
+    client: kube::Client,
+    config: Config,
+    clock: Arc<dyn Clock>,
+    ready: oneshot::Sender<()>,
+    shutdown: CancellationToken,
+) -> Result<()> {
+    let kinds = Arc::new(Kinds::new(&client));
+    let stop = shutdown.child_token();
+    let mut tasks = JoinSet::new();
+    let (recorder, writer) =
+        Recorder::new(client.clone(), "controllers", Arc::clone(&clock), stop.clone());
+    tasks.spawn(writer);
+
+    let namespaces = Namespaces::new(&kinds, &clock);
+    let garbage_collector = GarbageCollector::new(&kinds, namespaces.queue());
+    let node_ipam = NodeIpam::new(&kinds, &recorder, &config)?;
+    let node_lifecycle =
+        NodeLifecycle::new(&kinds, &recorder, &clock, config.node_monitor_grace_period);
+    let taint_eviction = TaintEviction::new(&kinds, &recorder, &clock);
+    let contents = NamespaceContents::new(&kinds, &config.root_ca);
+    let scheduler = Scheduler::new(&kinds, &recorder, &clock);
+    let endpoint_slices =
+        EndpointSlices::new(&kinds, &recorder, config.max_endpoints_per_slice.clamp(1, 1000));
+    let endpoints = EndpointsController::new(&kinds);
+    let replica_sets = ReplicaSets::new(&kinds, &recorder, &clock);
+    let stateful_sets = StatefulSets::new(&kinds, &recorder, &clock);
+    let daemon_sets = DaemonSets::new(&kinds, &recorder, &clock);
+    let deployments = Deployments::new(&kinds, &recorder, &clock);
+
+    kinds.follow(&mut tasks, &stop);
+    tasks.spawn(Arc::clone(&garbage_collector).follow(stop.clone()));
+    let synced = async {
+        kinds.synced().await;
+        garbage_collector.synced().await;
+    };
+    tokio::select! {
+        () = synced => {}
+        () = stop.cancelled() => return finish(tasks, &stop).await,
+    }
+
+    let workers = config.workers;
+    work(&mut tasks, &namespaces, workers, &stop);
+    work(&mut tasks, &garbage_collector, COLLECTORS, &stop);
+    // One worker: no slice of the cluster CIDR is given twice.
+    work(&mut tasks, &node_ipam, 1, &stop);
+    work(&mut tasks, &node_lifecycle, workers, &stop);
+    work(&mut tasks, &taint_eviction, workers, &stop);
+    work(&mut tasks, &contents, workers, &stop);
+    work(&mut tasks, &scheduler, BINDERS, &stop);
+    work(&mut tasks, &endpoint_slices, workers, &stop);
+    work(&mut tasks, &endpoints, workers, &stop);
+    work(&mut tasks, &replica_sets, workers, &stop);
+    work(&mut tasks, &stateful_sets, workers, &stop);
+    work(&mut tasks, &daemon_sets, workers, &stop);
+    work(&mut tasks, &deployments, workers, &stop);
+    tasks.spawn(podgc::collect(
+        Arc::clone(&kinds),
+        Arc::clone(&clock),
+        config.pod_gc_period,
+        config.terminated_pod_threshold,
+        stop.clone(),
+    ));
+    // Whoever asked may have stopped caring.
+    let _ = ready.send(());
+    finish(tasks, &stop).await
+}
+
+/// Waits for the end; a task that panicked brings it about.
+async fn finish(mut tasks: JoinSet<()>, stop: &CancellationToken) -> Result<()> {
+    let mut outcome = Ok(());
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended {
+            tracing::error!(%error, "a controller task failed");
+            stop.cancel();
+            if outcome.is_ok() {
+                outcome = Err(error.into());
+            }
+        }
+    }
+    outcome
+}
