@@ -1,0 +1,391 @@
+//! The loop of the proxy: what happened goes to the models, and the kernel is brought to them.
+//!
+//! ```text
+//!   Services ──┐
+//!   slices   ──┼─ informers (coalesce) ─▶ feed ─▶ Syncer::sync on a blocking thread ─▶ reports
+//!   own Node ──┘                           ▲                 │                          │
+//!   nf_tables monitor ── distrust ─────────┘                 └─ meanwhile changes gather┘
+//! ```
+//!
+//! Level-triggered: a change is applied at once when nothing is in flight, and changes that come
+//! during a commit are merged into the next. A refused sync is tried again with growing waits; what
+//! the kernel held before stays. Nothing is synced before every list is complete, so that a restart
+//! never takes away what is about to come.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::discovery::v1 as discovery;
+use portolan_client::informer::{Change, Changes, Informer, ObjectKey};
+use portolan_model::{Applied, Backend, Drift, Event, Family, NamespacedName};
+use portolan_netlink::nft::{Monitor, NftError, Touched};
+use tokio::task::JoinError;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::cleaner::Cleaner;
+use crate::config::Settings;
+use crate::events::Events;
+use crate::health::Eligibility;
+use crate::http::Pages;
+use crate::sync::{Kind, Report, Syncer};
+use crate::{ProxyError, addresses, convert};
+
+/// How long to wait for more after somebody else changed our rules.
+const SETTLE: Duration = Duration::from_millis(20);
+/// The first wait after a refused sync.
+const FIRST_RETRY: Duration = Duration::from_millis(20);
+/// Everything is compared with the kernel at least so often (upstream's `FullSyncPeriod`).
+const FULL_SYNC: Duration = Duration::from_secs(3600);
+
+/// What is watched.
+pub(crate) struct Watches {
+    pub(crate) services: Informer<core::Service>,
+    pub(crate) slices: Informer<discovery::EndpointSlice>,
+    pub(crate) node: Informer<core::Node>,
+}
+
+/// Which of the first lists are complete.
+#[derive(Debug, Default)]
+struct Listed {
+    services: bool,
+    slices: bool,
+    node: bool,
+}
+
+/// Changes that wait for a sync.
+#[derive(Debug, Default)]
+struct Waiting {
+    services: usize,
+    slices: usize,
+    /// When the changes began whose latency is to be measured.
+    triggers: Vec<(Family, Timestamp)>,
+    /// Whether a sync is due for any other reason.
+    asked: bool,
+}
+
+impl Waiting {
+    fn is_empty(&self) -> bool {
+        self.services == 0 && self.slices == 0 && !self.asked
+    }
+}
+
+/// The proxy's loop and what it owns.
+pub(crate) struct Daemon<B> {
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) watches: Watches,
+    /// In its place but while a sync is in flight.
+    pub(crate) syncer: Option<Syncer<B>>,
+    pub(crate) monitor: Option<Monitor>,
+    pub(crate) pages: Arc<Pages>,
+    pub(crate) cleaner: Cleaner,
+    pub(crate) events: Events,
+    pub(crate) state: State,
+}
+
+/// What the loop remembers.
+pub(crate) struct State {
+    started: Timestamp,
+    listed: Listed,
+    waiting: Waiting,
+    /// The trigger time that each slice had last.
+    triggers: HashMap<ObjectKey, Timestamp>,
+    node: Option<core::Node>,
+    /// What the node's pod ranges were at the start, where they matter.
+    pod_cidrs: Option<Vec<ipnet::IpNet>>,
+    families: Vec<Family>,
+    /// When the next sync may be, after a refusal or by `minSyncPeriod`.
+    not_before: Instant,
+    retry: Duration,
+    full_sync: Instant,
+    has_synced: bool,
+}
+
+impl State {
+    pub(crate) fn new(families: Vec<Family>, pod_cidrs: Option<Vec<ipnet::IpNet>>) -> Self {
+        let now = Instant::now();
+        Self {
+            started: Timestamp::now(),
+            listed: Listed::default(),
+            waiting: Waiting { asked: true, ..Waiting::default() },
+            triggers: HashMap::new(),
+            node: None,
+            pod_cidrs,
+            families,
+            not_before: now,
+            retry: FIRST_RETRY,
+            full_sync: now + FULL_SYNC,
+            has_synced: false,
+        }
+    }
+
+    /// Whether a sync is due, and if not yet, when it is.
+    fn due(&self) -> Option<Instant> {
+        let is_listed = self.listed.services && self.listed.slices && self.listed.node;
+        (is_listed && !self.waiting.is_empty()).then_some(self.not_before)
+    }
+}
+
+impl<B> Daemon<B>
+where
+    B: Backend + Send + 'static,
+{
+    /// Runs until `stop`, or until it cannot go on.
+    pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), ProxyError> {
+        loop {
+            let due = self.state.due();
+            let wake = due.unwrap_or(self.state.full_sync).min(self.state.full_sync);
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                changes = self.watches.services.changes() => self.services(changes),
+                changes = self.watches.slices.changes() => self.slices(changes),
+                changes = self.watches.node.changes() => self.node(changes).await?,
+                touched = touched(&mut self.monitor) => self.touched(touched),
+                () = sleep_until(wake) => {}
+            }
+            self.take_the_rest().await?;
+            let now = Instant::now();
+            if now >= self.state.full_sync {
+                self.distrust();
+                self.state.full_sync = now + FULL_SYNC;
+            }
+            if self.state.due().is_some_and(|due| due <= now) {
+                self.sync().await?;
+            }
+        }
+    }
+
+    /// What else is there already goes into the same sync.
+    async fn take_the_rest(&mut self) -> Result<(), ProxyError> {
+        if let Some(changes) = self.watches.services.take() {
+            self.services(changes);
+        }
+        if let Some(changes) = self.watches.slices.take() {
+            self.slices(changes);
+        }
+        if let Some(changes) = self.watches.node.take() {
+            self.node(changes).await?;
+        }
+        Ok(())
+    }
+
+    fn feed(&mut self, event: &Event) {
+        if let Some(syncer) = &mut self.syncer {
+            syncer.feed(event);
+        }
+    }
+
+    fn queued(&mut self, services: usize, slices: usize) {
+        self.state.waiting.services += services;
+        self.state.waiting.slices += slices;
+        self.pages.health.queued();
+        for family in &self.state.families {
+            self.pages.metrics.queued(*family, services, slices);
+            let waiting = &self.state.waiting;
+            self.pages.metrics.pending(*family, waiting.services, waiting.slices);
+        }
+    }
+
+    fn services(&mut self, changes: Changes<core::Service>) {
+        self.state.listed.services |= changes.is_listed;
+        let count = changes.objects.len();
+        for (key, change) in changes.objects {
+            let service = match change {
+                Change::Put(object) => convert::service(&object),
+                Change::Delete => None,
+            };
+            self.feed(&match service {
+                Some(service) => Event::Service(service),
+                None => Event::ServiceDeleted(name(key)),
+            });
+        }
+        if count > 0 {
+            self.queued(count, 0);
+        }
+    }
+
+    fn slices(&mut self, changes: Changes<discovery::EndpointSlice>) {
+        self.state.listed.slices |= changes.is_listed;
+        let count = changes.objects.len();
+        for (key, change) in changes.objects {
+            let slice = match &change {
+                Change::Put(object) => {
+                    self.note_trigger(&key, object);
+                    convert::endpoint_slice(object)
+                }
+                Change::Delete => {
+                    self.state.triggers.remove(&key);
+                    None
+                }
+            };
+            self.feed(&match slice {
+                Some(slice) => Event::EndpointSlice(slice),
+                None => Event::EndpointSliceDeleted(name(key)),
+            });
+        }
+        if count > 0 {
+            self.queued(0, count);
+        }
+    }
+
+    /// Latencies are measured of changes that began while this proxy ran, each once.
+    fn note_trigger(&mut self, key: &ObjectKey, object: &discovery::EndpointSlice) {
+        let Some(time) = convert::trigger_time(object).filter(|t| *t >= self.state.started) else {
+            return;
+        };
+        if self.state.triggers.insert(key.clone(), time) == Some(time) {
+            return;
+        }
+        let family = if object.address_type == "IPv6" { Family::Ipv6 } else { Family::Ipv4 };
+        self.state.waiting.triggers.push((family, time));
+    }
+
+    async fn node(&mut self, changes: Changes<core::Node>) -> Result<(), ProxyError> {
+        self.state.listed.node |= changes.is_listed;
+        for (_, change) in changes.objects {
+            self.state.node = match change {
+                Change::Put(object) => Some(*object),
+                Change::Delete => None,
+            };
+        }
+        let eligible = self.state.node.as_ref().is_some_and(convert::is_eligible);
+        let eligibility = if eligible { Eligibility::Eligible } else { Eligibility::Leaving };
+        self.pages.health.set_eligibility(eligibility);
+        if let Some(node) = &self.state.node {
+            if let Some(before) = &self.state.pod_cidrs
+                && convert::pod_cidrs(node) != *before
+            {
+                return Err(ProxyError::PodCidrsChanged);
+            }
+            let event = Event::Node(convert::node(node));
+            self.feed(&event);
+        }
+        self.state.waiting.asked = true;
+        Ok(())
+    }
+
+    fn touched(&mut self, touched: Result<Touched, NftError>) {
+        match touched {
+            Ok(touched) => {
+                tracing::warn!(?touched, "Somebody else changed our nftables rules; checking them");
+                self.distrust();
+                self.state.not_before = self.state.not_before.max(Instant::now() + SETTLE);
+            }
+            Err(e) => {
+                tracing::error!("cannot watch nf_tables any more: {e}; rules are checked hourly");
+                self.monitor = None;
+            }
+        }
+    }
+
+    fn distrust(&mut self) {
+        if let Some(syncer) = &mut self.syncer {
+            syncer.distrust();
+        }
+        self.state.waiting.asked = true;
+        self.pages.health.queued();
+    }
+
+    async fn sync(&mut self) -> Result<(), ProxyError> {
+        self.node_port_addresses().await;
+        let Some(mut syncer) = self.syncer.take() else { return Ok(()) };
+        let waiting = std::mem::take(&mut self.state.waiting);
+        let began = Instant::now();
+        let joined = tokio::task::spawn_blocking(move || {
+            let reports = syncer.sync();
+            (syncer, reports)
+        });
+        let (syncer, reports) = joined.await.map_err(|e: JoinError| ProxyError::Crashed(e))?;
+        self.syncer = Some(syncer);
+        self.state.not_before = began + self.settings.min_sync_period;
+        let is_ok = reports.iter().all(|report| report.result.is_ok());
+        for report in reports {
+            self.report(report);
+        }
+        if is_ok {
+            self.done(&waiting);
+        } else {
+            self.refused(waiting);
+        }
+        Ok(())
+    }
+
+    fn done(&mut self, waiting: &Waiting) {
+        self.state.retry = FIRST_RETRY;
+        let now = Timestamp::now();
+        for (family, began) in &waiting.triggers {
+            let latency = Duration::try_from(now.duration_since(*began)).unwrap_or_default();
+            self.pages.metrics.programmed(*family, latency);
+        }
+        for family in &self.state.families {
+            self.pages.health.synced(*family);
+            self.pages.metrics.pending(*family, 0, 0);
+        }
+        if !self.state.has_synced {
+            self.state.has_synced = true;
+            tracing::info!("Rules are in place");
+        }
+    }
+
+    fn refused(&mut self, waiting: Waiting) {
+        let wait = self.state.retry;
+        tracing::error!(retry_in = ?wait, "Sync failed; the rules before stay");
+        self.state.not_before = Instant::now() + wait;
+        self.state.retry = (wait * 2).min(self.settings.sync_period);
+        let gathered = std::mem::replace(&mut self.state.waiting, waiting);
+        self.state.waiting.services += gathered.services;
+        self.state.waiting.slices += gathered.slices;
+        self.state.waiting.triggers.extend(gathered.triggers);
+        self.state.waiting.asked = true;
+    }
+
+    fn report(&mut self, report: Report<B::Error>) {
+        let Report { family, kind, took, result, stale, size: (fronts, targets) } = report;
+        let is_full = kind == Kind::Full;
+        self.pages.metrics.synced(family, is_full, took, result.is_ok());
+        match result {
+            Ok(Applied { commits, operations, drift }) => {
+                tracing::debug!(
+                    %family, is_full, commits, operations, fronts, targets, elapsed = ?took,
+                    "SyncProxyRules complete"
+                );
+                let was_repaired = drift == Drift::Repaired
+                    || (is_full && self.state.has_synced && operations > 0);
+                if was_repaired {
+                    self.pages.metrics.repaired(family);
+                    tracing::warn!(%family, operations, "Rules were not as left, and are put right");
+                    self.events.repaired(family, operations);
+                }
+            }
+            Err(e) => tracing::error!(%family, "cannot sync rules: {e}"),
+        }
+        if let Some(stale) = stale {
+            self.cleaner.clean(family, stale);
+        }
+    }
+
+    async fn node_port_addresses(&mut self) {
+        let primary: BTreeSet<IpAddr> =
+            self.state.node.as_ref().map(convert::primary_addresses).unwrap_or_default();
+        match addresses::resolve(&self.settings.node_ports, &primary).await {
+            Ok(addresses) => self.feed(&Event::NodePortAddresses(addresses)),
+            Err(e) => tracing::error!("cannot tell where node ports answer: {e}"),
+        }
+    }
+}
+
+/// Word from the monitor, if there is one.
+async fn touched(monitor: &mut Option<Monitor>) -> Result<Touched, NftError> {
+    match monitor {
+        Some(monitor) => monitor.touched().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn name(key: ObjectKey) -> NamespacedName {
+    NamespacedName::new(key.namespace, key.name)
+}

@@ -1,0 +1,58 @@
+//! Events about this node's rules, for `kubectl describe node`.
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use portolan_model::Family;
+use tokio_util::task::TaskTracker;
+
+/// Publishes events about this node. One that cannot be published is a line in the log.
+#[derive(Clone)]
+pub(crate) struct Events {
+    recorder: Recorder,
+    node: ObjectReference,
+    tasks: TaskTracker,
+}
+
+impl Events {
+    pub(crate) fn new(client: kube::Client, node_name: &str, tasks: TaskTracker) -> Self {
+        let reporter =
+            Reporter { controller: "kube-proxy".into(), instance: Some(node_name.to_owned()) };
+        // Components name a node by its name in the place of its uid, as upstream's do.
+        let node = ObjectReference {
+            kind: Some("Node".into()),
+            name: Some(node_name.to_owned()),
+            uid: Some(node_name.to_owned()),
+            ..ObjectReference::default()
+        };
+        Self { recorder: Recorder::new(client, reporter), node, tasks }
+    }
+
+    /// The proxy starts.
+    pub(crate) fn starting(&self) {
+        self.publish(EventType::Normal, "Starting", "StartKubeProxy", String::new());
+    }
+
+    /// Rules were put right.
+    pub(crate) fn repaired(&self, family: Family, operations: usize) {
+        let note = format!(
+            "Somebody changed the {family} nftables rules of this node; {operations} changes put them right"
+        );
+        self.publish(EventType::Warning, "NftablesRulesRepaired", "SyncProxyRules", note);
+    }
+
+    fn publish(&self, type_: EventType, reason: &str, action: &str, note: String) {
+        let event = Event {
+            type_,
+            reason: reason.into(),
+            note: Some(note),
+            action: action.into(),
+            secondary: None,
+        };
+        let this = self.clone();
+        self.tasks.spawn(async move {
+            if let Err(e) = this.recorder.publish(&event, &this.node).await {
+                tracing::warn!(reason = event.reason, "cannot publish an event: {e}");
+            }
+        });
+    }
+}

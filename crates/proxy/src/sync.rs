@@ -1,0 +1,233 @@
+//! Models and backends, a pair for each address family, and bringing the one to the other.
+//!
+//! ```text
+//!   events ─▶ Model ──flush──▶ delta ──Backend::apply──▶ kernel
+//!               │                                          │ refused
+//!               └──── table ───Backend::start◀── Held::Unknown
+//! ```
+//!
+//! Invariant: the kernel holds the table of the last successful sync, or more; after a failure, or
+//! when somebody else changed the rules, the next sync looks at the kernel instead of trusting it.
+
+use std::time::{Duration, Instant};
+
+use portolan_model::{Applied, Backend, Config, Delta, Event, Family, Model};
+
+use crate::stale::StaleUdp;
+
+/// Whether the kernel is known to hold the table as of the last flush.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Held {
+    Table,
+    Unknown,
+}
+
+struct Member<B> {
+    model: Model,
+    backend: B,
+    held: Held,
+}
+
+/// How a family was synced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// By comparing everything with the kernel.
+    Full,
+    /// By what changed.
+    Partial,
+}
+
+/// What became of one family's sync.
+#[derive(Debug)]
+pub struct Report<E> {
+    /// Which family.
+    pub family: Family,
+    /// How it was synced.
+    pub kind: Kind,
+    /// How long it took.
+    pub took: Duration,
+    /// What was done, or why it was not.
+    pub result: Result<Applied, E>,
+    /// UDP flows that may lead to endpoints of the past.
+    pub stale: Option<StaleUdp>,
+    /// Fronts and targets in the table.
+    pub size: (usize, usize),
+}
+
+/// All families of one proxy.
+pub struct Syncer<B> {
+    members: Vec<Member<B>>,
+}
+
+impl<B: Backend> Syncer<B> {
+    /// A syncer of these families, none of which has been synced.
+    pub fn new(families: impl IntoIterator<Item = (Family, B)>, config: &Config) -> Self {
+        let member = |(family, backend)| Member {
+            model: Model::new(family, config.clone()),
+            backend,
+            held: Held::Unknown,
+        };
+        Self { members: families.into_iter().map(member).collect() }
+    }
+
+    /// Tells every model what happened.
+    pub fn feed(&mut self, event: &Event) {
+        for member in &mut self.members {
+            member.model.apply(event.clone());
+        }
+    }
+
+    /// Takes note that somebody else may have changed the rules.
+    pub fn distrust(&mut self) {
+        for member in &mut self.members {
+            member.held = Held::Unknown;
+        }
+    }
+
+    /// Brings the kernel to what the models say. Families that have nothing to do are left out.
+    pub fn sync(&mut self) -> Vec<Report<B::Error>> {
+        self.members.iter_mut().filter_map(Member::sync).collect()
+    }
+
+    /// Removes all rules.
+    ///
+    /// # Errors
+    /// The first fault; the other families are still cleaned.
+    pub fn cleanup(&mut self) -> Result<(), B::Error> {
+        let results: Vec<_> = self.members.iter_mut().map(|m| m.backend.cleanup()).collect();
+        results.into_iter().collect()
+    }
+}
+
+impl<B: Backend> Member<B> {
+    fn sync(&mut self) -> Option<Report<B::Error>> {
+        let began = Instant::now();
+        let delta = self.model.flush();
+        let (kind, result) = match self.held {
+            Held::Table if delta.is_empty() => return None,
+            Held::Table => (Kind::Partial, self.backend.apply(self.model.table(), &delta)),
+            Held::Unknown => (Kind::Full, self.backend.start(self.model.table())),
+        };
+        self.held = if result.is_ok() { Held::Table } else { Held::Unknown };
+        let took = began.elapsed();
+        let table = self.model.table();
+        Some(Report {
+            family: table.family,
+            kind,
+            took,
+            stale: result.is_ok().then(|| self.stale(kind, &delta)).flatten(),
+            result,
+            size: (table.fronts.len(), table.sets.values().map(|set| set.targets.len()).sum()),
+        })
+    }
+
+    fn stale(&self, kind: Kind, delta: &Delta) -> Option<StaleUdp> {
+        match kind {
+            Kind::Full => StaleUdp::all(self.model.table()),
+            Kind::Partial => StaleUdp::of(self.model.table(), delta),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    use portolan_model::{ForwardingTable, LocalDetector, MasqueradeAll};
+
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("refused")]
+    struct Refused;
+
+    #[derive(Default)]
+    struct Script {
+        calls: Vec<&'static str>,
+        refuse: bool,
+    }
+
+    struct Recorded(Rc<RefCell<Script>>);
+
+    impl Recorded {
+        fn note(&self, call: &'static str) -> Result<Applied, Refused> {
+            let mut script = self.0.borrow_mut();
+            script.calls.push(call);
+            if script.refuse { Err(Refused) } else { Ok(Applied::default()) }
+        }
+    }
+
+    impl Backend for Recorded {
+        type Plan = &'static str;
+        type Error = Refused;
+
+        fn plan_full(&self, _: &ForwardingTable) -> Self::Plan {
+            "full"
+        }
+
+        fn plan_delta(&self, _: &ForwardingTable, _: &Delta) -> Self::Plan {
+            "delta"
+        }
+
+        fn start(&mut self, _: &ForwardingTable) -> Result<Applied, Refused> {
+            self.note("start")
+        }
+
+        fn apply(&mut self, _: &ForwardingTable, _: &Delta) -> Result<Applied, Refused> {
+            self.note("apply")
+        }
+
+        fn cleanup(&mut self) -> Result<(), Refused> {
+            self.note("cleanup").map(|_| ())
+        }
+    }
+
+    fn syncer() -> (Syncer<Recorded>, Rc<RefCell<Script>>) {
+        let script = Rc::new(RefCell::new(Script::default()));
+        let config = Config {
+            node_name: "node-1".into(),
+            masquerade_all: MasqueradeAll::OffClusterOnly,
+            local_detector: LocalDetector::None,
+        };
+        (Syncer::new([(Family::Ipv4, Recorded(Rc::clone(&script)))], &config), script)
+    }
+
+    fn addresses(ip: &str) -> Event {
+        let only = [ip.parse().unwrap()].into();
+        Event::NodePortAddresses(portolan_model::NodePortAddresses::Only(only))
+    }
+
+    #[test]
+    fn the_first_sync_looks_at_the_kernel_and_later_ones_apply_changes() {
+        let (mut syncer, script) = syncer();
+        assert_eq!(syncer.sync()[0].kind, Kind::Full);
+        assert!(syncer.sync().is_empty());
+        syncer.feed(&addresses("10.0.0.1"));
+        assert_eq!(syncer.sync()[0].kind, Kind::Partial);
+        assert!(syncer.sync().is_empty());
+        assert_eq!(script.borrow().calls, ["start", "apply"]);
+    }
+
+    #[test]
+    fn after_a_refusal_the_kernel_is_looked_at_again() {
+        let (mut syncer, script) = syncer();
+        syncer.sync();
+        script.borrow_mut().refuse = true;
+        syncer.feed(&addresses("10.0.0.1"));
+        assert!(syncer.sync()[0].result.is_err());
+        assert!(syncer.sync()[0].result.is_err());
+        script.borrow_mut().refuse = false;
+        assert!(syncer.sync()[0].result.is_ok());
+        assert!(syncer.sync().is_empty());
+        assert_eq!(script.borrow().calls, ["start", "apply", "start", "start"]);
+    }
+
+    #[test]
+    fn distrust_makes_the_next_sync_a_full_one() {
+        let (mut syncer, _) = syncer();
+        syncer.sync();
+        syncer.distrust();
+        assert_eq!(syncer.sync()[0].kind, Kind::Full);
+    }
+}

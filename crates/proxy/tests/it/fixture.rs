@@ -1,0 +1,276 @@
+//! A network namespace with an API server, a node and a proxy.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::panic::resume_unwind;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::discovery::v1 as discovery;
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, Client};
+use nix::sched::{CloneFlags, unshare};
+use portolan_apiserver::pki::{Pki, Usage};
+use portolan_apiserver::{Config, Server};
+use portolan_client::{Source, connect};
+use portolan_netlink::link::{Links, Route};
+use portolan_netlink::nft::{Dump, Family, Socket, TableRef};
+use portolan_proxy::config::Settings;
+use portolan_proxy::config::load::parse;
+use portolan_proxy::{ProxyError, run_with};
+use portolan_store::{Options, Store};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// How long a test waits for something that must happen.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The addresses of the namespace: the node's, and some of pods that run on it.
+pub(crate) const NODE: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 11);
+pub(crate) const PODS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 244, 0, 5), Ipv4Addr::new(10, 244, 0, 6)];
+
+/// Runs `body` in a network namespace with the node's addresses; skips when none may be made.
+pub(crate) fn in_namespace<F>(test: &str, body: impl FnOnce(Fixture) -> F + Send + 'static)
+where
+    F: Future<Output = ()>,
+{
+    let made = std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            addresses().await;
+            body(Fixture::start().await).await;
+        });
+        Ok::<_, nix::Error>(())
+    })
+    .join();
+    match made {
+        Ok(Ok(())) => {}
+        Ok(Err(e)) => println!("SKIP {test}: cannot make a network namespace: {e}"),
+        Err(panic) => resume_unwind(panic),
+    }
+}
+
+async fn addresses() {
+    let links = Links::open().unwrap();
+    links.set_up("lo").await.unwrap();
+    for ip in [NODE, PODS[0], PODS[1]] {
+        links.add_address("lo", format!("{ip}/32").parse().unwrap()).await.unwrap();
+    }
+    // Packets to cluster IPs need a way out of the process before rules turn them.
+    let services = Route::on_link("10.96.0.0/12".parse().unwrap(), "lo").prefer(NODE.into());
+    links.add_route(&services).await.unwrap();
+}
+
+pub(crate) struct Fixture {
+    dir: TempDir,
+    pki: Arc<Pki>,
+    address: SocketAddr,
+    server: Option<(std::thread::JoinHandle<()>, CancellationToken)>,
+    pub(crate) client: Client,
+}
+
+impl Fixture {
+    async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let pki = Arc::new(Pki::ephemeral().unwrap());
+        let listener = TcpListener::bind((NODE, 6443)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let pair =
+            pki.issue("kubernetes-admin", Some("system:masters"), &[], Usage::Client).unwrap();
+        let path = dir.path().join("kubeconfig");
+        let kubeconfig = pki.kubeconfig(&format!("https://{address}"), "admin", &pair);
+        std::fs::write(&path, kubeconfig).unwrap();
+        let client = connect(Source::Kubeconfig(path)).await.unwrap();
+        let mut this = Self { dir, pki, address, server: None, client };
+        this.serve(listener).await;
+        let node = json!({
+            "metadata": {"name": "node-1"},
+            "status": {"addresses": [{"type": "InternalIP", "address": NODE}]},
+        });
+        let nodes: Api<core::Node> = Api::all(this.client.clone());
+        let node: core::Node = serde_json::from_value(node).unwrap();
+        nodes.create(&PostParams::default(), &node).await.unwrap();
+        let status = json!({"status": {"addresses": [{"type": "InternalIP", "address": NODE}]}});
+        nodes.patch_status("node-1", &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+        this
+    }
+
+    /// The server has a thread and runtime of its own: when it stops, all of it goes, as the
+    /// process of a real one would.
+    async fn serve(&mut self, listener: TcpListener) {
+        let listener = listener.into_std().unwrap();
+        let path = self.dir.path().join("state");
+        let (pki, advertise, stop) = (self.pki.clone(), self.address, CancellationToken::new());
+        let token = stop.clone();
+        let thread = std::thread::spawn(move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let server = Server::new(Config {
+                    store: Store::open(&path, Options::default()).unwrap(),
+                    pki,
+                    service_cidr: "10.96.0.0/12".parse().unwrap(),
+                    node_port_range: 30000..=32767,
+                    advertise,
+                })
+                .await
+                .unwrap();
+                let listener = TcpListener::from_std(listener).unwrap();
+                tokio::select! {
+                    served = server.serve(vec![listener], CancellationToken::new()) => {
+                        served.unwrap();
+                    }
+                    () = token.cancelled() => {}
+                }
+            });
+        });
+        self.server = Some((thread, stop));
+    }
+
+    /// Stops the API server; clients see broken watches and refused connections.
+    pub(crate) fn stop_server(&mut self) {
+        let (thread, stop) = self.server.take().expect("the server runs");
+        stop.cancel();
+        thread.join().unwrap();
+    }
+
+    /// Starts the API server again, on what it has stored.
+    pub(crate) async fn start_server(&mut self) {
+        // The last one's listener may take a moment to close.
+        let listener =
+            until("the API server's port", async || TcpListener::bind(self.address).await.ok())
+                .await;
+        self.serve(listener).await;
+    }
+
+    /// Starts a proxy for node-1.
+    pub(crate) fn proxy(&self) -> Proxy {
+        Proxy::start(self.client.clone(), "")
+    }
+
+    /// A Service with these ports and a cluster IP chosen by the API server.
+    pub(crate) async fn service(&self, name: &str, spec: Value) -> Ipv4Addr {
+        let service = json!({"metadata": {"name": name}, "spec": spec});
+        let service: core::Service = serde_json::from_value(service).unwrap();
+        let api: Api<core::Service> = Api::default_namespaced(self.client.clone());
+        let made = api.create(&PostParams::default(), &service).await.unwrap();
+        made.spec.unwrap().cluster_ip.unwrap().parse().unwrap()
+    }
+
+    /// The Service's only EndpointSlice, as server-side truth: made or replaced.
+    pub(crate) async fn endpoints(&self, service: &str, protocol: &str, ends: &[SocketAddr]) {
+        let port = ends.first().map_or(1, SocketAddr::port);
+        let endpoints: Vec<_> =
+            ends.iter().map(|end| json!({"addresses": [end.ip()], "nodeName": "node-1"})).collect();
+        let slice = json!({
+            "metadata": {
+                "name": format!("{service}-1"),
+                "namespace": "default",
+                "labels": {"kubernetes.io/service-name": service},
+            },
+            "addressType": "IPv4",
+            "ports": [{"name": "", "port": port, "protocol": protocol}],
+            "endpoints": endpoints,
+        });
+        let api: Api<discovery::EndpointSlice> = Api::default_namespaced(self.client.clone());
+        let name = format!("{service}-1");
+        let mut slice: discovery::EndpointSlice = serde_json::from_value(slice).unwrap();
+        match api.get_opt(&name).await.unwrap() {
+            None => api.create(&PostParams::default(), &slice).await.unwrap(),
+            Some(before) => {
+                slice.metadata.resource_version = before.metadata.resource_version;
+                api.replace(&name, &PostParams::default(), &slice).await.unwrap()
+            }
+        };
+    }
+}
+
+/// A running proxy.
+pub(crate) struct Proxy {
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), ProxyError>>,
+}
+
+impl Proxy {
+    /// Starts a proxy with more lines of configuration.
+    pub(crate) fn start(client: Client, more: &str) -> Self {
+        let text = format!(
+            "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
+             mode: nftables\nclusterCIDR: 10.244.0.0/16\n{more}"
+        );
+        let mut configuration = parse(&text).unwrap().configuration;
+        configuration.set_defaults();
+        let settings = Settings::check(configuration, "node-1").unwrap();
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(run_with(settings, client, stop.clone()));
+        Self { stop, task }
+    }
+
+    /// Stops it; its rules stay.
+    pub(crate) async fn stop(self) {
+        self.stop.cancel();
+        self.task.await.unwrap().unwrap();
+    }
+}
+
+/// Waits until `ready` has something to show.
+pub(crate) async fn until<T>(what: &str, mut ready: impl AsyncFnMut() -> Option<T>) -> T {
+    let waited = tokio::time::timeout(PATIENCE, async {
+        loop {
+            if let Some(found) = ready().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    waited.await.unwrap_or_else(|_| panic!("waited in vain for {what}"))
+}
+
+/// The proxy's IPv4 table.
+pub(crate) fn table() -> Option<Dump> {
+    Socket::open()
+        .unwrap()
+        .dump(&TableRef::new(Family::Ip, portolan_backend_nftables::TABLE))
+        .unwrap()
+}
+
+/// A server that answers every connection with its name; its address.
+pub(crate) async fn server(ip: Ipv4Addr, name: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind((ip, 8080)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            // A client that is gone needs no answer.
+            let _ = stream.write_all(name.as_bytes()).await;
+        }
+    });
+    address
+}
+
+/// What a new connection gets for an answer: the server's name, or the error.
+pub(crate) async fn ask(to: impl Into<SocketAddr>) -> Result<String, std::io::ErrorKind> {
+    let to = to.into();
+    let connect = tokio::time::timeout(Duration::from_millis(500), TcpStream::connect(to));
+    let mut stream = match connect.await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(e)) => return Err(e.kind()),
+        Err(_) => return Err(std::io::ErrorKind::TimedOut),
+    };
+    let mut name = String::new();
+    stream.read_to_string(&mut name).await.map_err(|e| e.kind())?;
+    Ok(name)
+}
+
+/// Waits until a new connection gets this answer.
+pub(crate) async fn until_answer(to: impl Into<SocketAddr>, name: &str) {
+    let to = to.into();
+    until(&format!("the answer {name} at {to}"), async || {
+        (ask(to).await.as_deref() == Ok(name)).then_some(())
+    })
+    .await;
+}
