@@ -207,11 +207,19 @@ pub(crate) fn wait_for(
     seen: &mut dyn FnMut() -> bool,
     context: impl FnOnce() -> String,
 ) {
+    assert!(eventually(seen), "never seen: {what}\n{}", context());
+}
+
+/// Looks until it is seen, or patience ends.
+pub(crate) fn eventually(mut seen: impl FnMut() -> bool) -> bool {
     let until = Instant::now() + PATIENCE;
     while !seen() {
-        assert!(Instant::now() < until, "never seen: {what}\n{}", context());
+        if Instant::now() >= until {
+            return false;
+        }
         std::thread::sleep(Duration::from_millis(20));
     }
+    true
 }
 
 /// Both outputs, for messages and for looking into.

@@ -7,7 +7,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use crate::harness::{Lab, User, text};
+use crate::harness::{Lab, User, eventually, text};
 
 /// The seed's node port; the host has only one of it.
 const SEED_PORT: u16 = 30080;
@@ -241,7 +241,9 @@ impl SeedPort {
         let path = std::env::temp_dir().join(format!("portolan-test-{SEED_PORT}.lock"));
         let lock = File::create(&path).or_else(|_| File::open(&path)).expect("a lock file");
         lock.lock().expect("the lock is let go in time");
-        if TcpListener::bind(("127.0.0.1", SEED_PORT)).is_err() {
+        // The lab that had the lock before may still be stopping.
+        let is_free = || TcpListener::bind(("127.0.0.1", SEED_PORT)).is_ok();
+        if !eventually(is_free) {
             eprintln!("SKIP {test}: port {SEED_PORT} of the host is in use");
             return None;
         }
