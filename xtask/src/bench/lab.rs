@@ -96,10 +96,11 @@ impl Lab {
         loop {
             let out = self.portolan(["status", "-o", "json"]).output()?;
             if let Ok(status) = serde_json::from_slice::<serde_json::Value>(&out.stdout)
-                && status["ready"] == true
+                && status["state"] == "Running"
             {
-                let took = status["readyAfterMs"].as_f64().context("status has no readyAfterMs")?;
-                return Ok(self.started + Duration::from_secs_f64(took / 1e3));
+                let took = status["readyAfterMillis"].as_u64();
+                let took = took.context("a running lab's status has no readyAfterMillis")?;
+                return Ok(self.started + Duration::from_millis(took));
             }
             let waited = monotonic()? - begun;
             ensure!(waited < Duration::from_secs(30), "the lab is not ready after {waited:?}");
