@@ -24,6 +24,9 @@ use cli::{Cli, Command, Internal};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // A dozen small processes: the allocator asks for huge pages, which would round each one's
+    // few heaps up to several times 2 MiB. Where the kernel does not know this, it costs memory only.
+    let _ = nix::sys::prctl::set_thp_disable(true);
     let mut arguments: Vec<OsString> = std::env::args_os().collect();
     if called_as_kube_proxy(arguments.first()) {
         arguments.splice(..1, ["portolan".into(), "proxy".into()]);

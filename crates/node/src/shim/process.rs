@@ -256,6 +256,9 @@ fn become_process(
     let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
         strings.iter().map(|one| one.as_ptr()).chain([std::ptr::null()]).collect()
     };
+    // Portolan's own processes do without huge pages; a container's are its own matter. A kernel
+    // that cannot turn them off has not turned them off either.
+    let _ = nix::sys::prctl::set_thp_disable(false);
     // SAFETY: null-terminated arrays of C strings that live until the call returns.
     unsafe { libc::execve(path.as_ptr(), pointers(&argv).as_ptr(), pointers(&env).as_ptr()) };
     Err(refused(&process.argv, io::Error::last_os_error()))
