@@ -5,6 +5,7 @@
 //! between deleting and marking, and turns the store's conflicts into retries or 409.
 
 mod binding;
+mod certificates;
 mod create;
 mod delete;
 mod list;

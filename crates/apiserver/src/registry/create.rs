@@ -86,6 +86,7 @@ impl Registry {
             namespace: namespace.map(str::to_owned),
             name: meta::name(&object).to_owned(),
         };
+        strategy::complete(convert::stored_kind(kind), &mut object);
         if kind.kind == "Service" {
             self.services.prepare_for_create(&mut object)?;
         }
