@@ -50,6 +50,7 @@ impl Registry {
             };
             return Err(Status::invalid(subject(kind), "", &[cause]));
         }
+        self.admit(stored_kind, &mut object)?;
         defaults(stored_kind, &mut object);
         fill_in(&mut object);
         strategy::prepare_for_create(stored_kind, &mut object);

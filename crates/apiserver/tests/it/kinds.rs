@@ -289,3 +289,66 @@ async fn discovery_and_openapi_know_every_group() {
         assert!(document["components"]["schemas"][kind.schema].is_object(), "{}", kind.schema);
     }
 }
+
+#[tokio::test]
+async fn classes_that_exist_complete_new_objects() {
+    let t = start().await;
+    for (name, value) in [("low", json!(1)), ("high", json!(9))] {
+        let mut class = sample("scheduling.k8s.io/v1", "PriorityClass");
+        class["metadata"]["name"] = name.into();
+        class["value"] = value;
+        class["globalDefault"] = (name == "low").into();
+        t.post(&collection("scheduling.k8s.io/v1", "PriorityClass"), class).await.ok();
+    }
+    let with = |class: Value, priority: Value| {
+        let mut pod = pod("p");
+        pod["spec"]["priorityClassName"] = class;
+        pod["spec"]["priority"] = priority;
+        pod
+    };
+    let dry = format!("{PODS}?dryRun=All");
+    let pod = t.post(&dry, with(json!("high"), json!(null))).await.ok();
+    assert_eq!(pod["spec"]["priority"], 9);
+    let pod = t.post(&dry, with(json!(null), json!(null))).await.ok();
+    assert_eq!(
+        (&pod["spec"]["priority"], &pod["spec"]["priorityClassName"]),
+        (&json!(1), &json!("low"))
+    );
+    let pod = t.post(&dry, with(json!("system-node-critical"), json!(null))).await.ok();
+    assert_eq!(pod["spec"]["priority"], 2_000_001_000);
+    t.post(&dry, with(json!("none"), json!(null))).await.fails(
+        403,
+        "Forbidden",
+        "pods \"p\" is forbidden: no PriorityClass with name none was found",
+    );
+    t.post(&dry, with(json!("high"), json!(3))).await.fails(
+        403,
+        "Forbidden",
+        "pods \"p\" is forbidden: the integer value of priority (3) must not be provided in pod \
+         spec; priority admission controller computed 9 from the given PriorityClass name",
+    );
+    for (class, mark, kind, field) in [
+        (
+            ("networking.k8s.io/v1", "IngressClass"),
+            "ingressclass.kubernetes.io/is-default-class",
+            ("networking.k8s.io/v1", "Ingress"),
+            "ingressClassName",
+        ),
+        (
+            ("storage.k8s.io/v1", "StorageClass"),
+            "storageclass.kubernetes.io/is-default-class",
+            ("v1", "PersistentVolumeClaim"),
+            "storageClassName",
+        ),
+    ] {
+        let mut marked = sample(class.0, class.1);
+        marked["metadata"]["annotations"] = json!({mark: "true"});
+        t.post(&collection(class.0, class.1), marked).await.ok();
+        let uri = format!("{}?dryRun=All", collection(kind.0, kind.1));
+        let object = t.post(&uri, sample(kind.0, kind.1)).await.ok();
+        assert_eq!(object["spec"][field], "x");
+        let mut own = sample(kind.0, kind.1);
+        own["spec"][field] = "own".into();
+        assert_eq!(t.post(&uri, own).await.ok()["spec"][field], "own");
+    }
+}
