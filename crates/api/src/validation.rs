@@ -65,6 +65,8 @@ pub fn validate_update(
         Some(part @ (Subresource::Status | Subresource::Approval)) => {
             match (kind.group, kind.kind) {
                 ("", "Service") => service::validate_status(&mut causes, new),
+                ("networking.k8s.io", "Ingress") => networking::ingress_status(&mut causes, new),
+                ("policy", "PodDisruptionBudget") => policy::budget_status(&mut causes, new),
                 ("certificates.k8s.io", "CertificateSigningRequest") => {
                     certificates::request(&mut causes, new);
                     certificates::request_update(&mut causes, Some(part), new, old);

@@ -151,6 +151,27 @@ fn service_backend(causes: &mut Causes, path: &Path<'_>, service: &Value) {
     }
 }
 
+/// Where an Ingress is reached, as its controller writes it.
+pub(super) fn ingress_status(causes: &mut Causes, ingress: &Value) {
+    let status = Path::new("status");
+    let balancer = status.child("loadBalancer");
+    let list = balancer.child("ingress");
+    for (index, point) in ingress["status"]["loadBalancer"].items("ingress").iter().enumerate() {
+        let path = list.index(index);
+        let ip = point.text("ip");
+        if !ip.is_empty() {
+            causes.all(&path.child("ip"), ip, formats::ip(ip));
+        }
+        let (name, path) = (point.text("hostname"), path.child("hostname"));
+        if !name.is_empty() {
+            causes.all(&path, name, formats::dns_subdomain(name));
+            if name.parse::<std::net::IpAddr>().is_ok() {
+                causes.invalid(&path, name, "must be a DNS name, not an IP address");
+            }
+        }
+    }
+}
+
 pub(super) fn ingress_class(causes: &mut Causes, class: &Value) {
     let (spec, path) = (&class["spec"], Path::new("spec"));
     let controller = spec.text("controller");

@@ -32,6 +32,13 @@ pub(super) fn pod_disruption_budget(causes: &mut Causes, budget: &Value) {
     causes.one_of_or_empty(&path.child("unhealthyPodEvictionPolicy"), policy, &policies);
 }
 
+pub(super) fn budget_status(causes: &mut Causes, budget: &Value) {
+    let path = Path::new("status");
+    for field in ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"] {
+        causes.non_negative(&path, &budget["status"], field);
+    }
+}
+
 pub(super) fn priority_class(causes: &mut Causes, class: &Value) {
     let (name, value) = (class["metadata"].text("name"), class.number("value"));
     if name.starts_with(SYSTEM_PREFIX) {

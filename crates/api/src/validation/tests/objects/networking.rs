@@ -256,3 +256,33 @@ fn network_policies() {
         ],
     );
 }
+
+#[test]
+fn the_status_of_an_ingress_or_budget_is_checked() {
+    for (api_version, kind, status, expected) in [
+        (
+            "networking.k8s.io/v1",
+            "Ingress",
+            json!({ "loadBalancer": { "ingress": [
+                { "ip": "x" }, { "hostname": "192.0.2.1" }, { "ip": "192.0.2.1" },
+            ] } }),
+            vec![
+                "status.loadBalancer.ingress[0].ip: Invalid value: \"x\": must be a valid IP \
+                 address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+                "status.loadBalancer.ingress[1].hostname: Invalid value: \"192.0.2.1\": must be a \
+                 DNS name, not an IP address",
+            ],
+        ),
+        (
+            "policy/v1",
+            "PodDisruptionBudget",
+            json!({ "currentHealthy": -1, "expectedPods": 1 }),
+            vec!["status.currentHealthy: Invalid value: -1: must be greater than or equal to 0"],
+        ),
+    ] {
+        let object = object(api_version, kind, json!({ "status": status }));
+        let causes = validate_update(kind_of(&object), Some(Subresource::Status), &object, &object);
+        let causes: Vec<String> = causes.iter().map(ToString::to_string).collect();
+        assert_eq!(causes, expected, "{kind}");
+    }
+}
