@@ -302,7 +302,31 @@ fn set(value: &mut Value, path: &[&str], new: Value) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        /// Whatever annotations say, what is stored is of the type that clients expect.
+        #[test]
+        fn no_annotation_gives_an_object_of_the_wrong_type(
+            name in prop::sample::select(vec![METRICS, BEHAVIOR, CURRENT_METRICS, CONDITIONS]),
+            source in prop::sample::select(vec!["resource", "object", "pods", "scaleUp", "type"]),
+            value in prop::sample::select(vec!["1", "null", "{}", "[]", "\"x\"", "[{\"a\":1}]"]),
+            in_list in any::<bool>(),
+        ) {
+            let item = format!(r#"{{"type": "Resource", "{source}": {value}}}"#);
+            let text = if in_list { format!("[{item}]") } else { item };
+            let mut object = json!({
+                "metadata": { "annotations": { name: text } }, "spec": {}, "status": {},
+            });
+            to_v2(&mut object);
+            let kind = format!("{PACKAGE}HorizontalPodAutoscaler");
+            let warnings = check_component(&kind, &mut object, &[], Strictness::Strict);
+            prop_assert!(warnings.is_ok(), "{warnings:?}: {object}");
+            from_v2(&mut object);
+        }
+    }
 
     fn stored() -> Value {
         json!({

@@ -151,7 +151,18 @@ fn number(text: &str) -> Result<u32, String> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn no_schedule_makes_it_panic(text in "[@*/,?0-9a-zµ .-]{0,24}") {
+            for schedule in [text.clone(), format!("{text} * * * *"), format!("@every {text}")] {
+                let _ = parse(&schedule);
+            }
+        }
+    }
 
     #[test]
     fn schedules_are_told_from_what_is_none() {
