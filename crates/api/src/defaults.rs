@@ -4,8 +4,11 @@
 //! Runs after the schema check and before strategy and validation, on every write, and again on its
 //! own output without a change. Node ports and addresses are not defaults: they are allocated.
 
+mod autoscaling;
+mod batch;
 mod pod;
 mod service;
+mod storage;
 mod workloads;
 
 use base64::Engine;
@@ -32,7 +35,25 @@ pub fn defaults(kind: &Kind, object: &mut Value) {
         ("apps", "ReplicaSet") => workloads::replica_set(object),
         ("apps", "StatefulSet") => workloads::stateful_set(object),
         ("apps", "DaemonSet") => workloads::daemon_set(object),
+        ("", "ReplicationController") => workloads::replication_controller(object),
+        ("", "PodTemplate") => pod::pod_template(object),
+        ("", "LimitRange") => storage::limit_range(object),
+        ("", "PersistentVolume") => storage::persistent_volume(object),
+        ("", "PersistentVolumeClaim") => storage::persistent_volume_claim(object),
+        ("autoscaling", "HorizontalPodAutoscaler") => {
+            autoscaling::horizontal_pod_autoscaler(object);
+        }
+        ("batch", "Job") => batch::job(object),
+        ("batch", "CronJob") => batch::cron_job(object),
         ("discovery.k8s.io", "EndpointSlice") => endpoint_slice(object),
+        ("networking.k8s.io", "IngressClass") => ingress_class(object),
+        ("networking.k8s.io", "NetworkPolicy") => network_policy(object),
+        ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => binding(object),
+        ("scheduling.k8s.io", "PriorityClass") => {
+            object.default_absent("preemptionPolicy", "PreemptLowerPriority");
+        }
+        ("storage.k8s.io", "StorageClass") => storage::storage_class(object),
+        ("storage.k8s.io", "CSIDriver") => storage::csi_driver(object),
         _ => {}
     }
 }
@@ -83,6 +104,42 @@ fn endpoint_slice(slice: &mut Value) {
     }
     for endpoint in slice.items_mut("endpoints") {
         endpoint.default_absent("conditions", empty());
+    }
+}
+
+fn ingress_class(class: &mut Value) {
+    if let Some(parameters) = class.get_mut("spec").and_then(|spec| spec.get_mut("parameters")) {
+        parameters.default_absent("scope", "Cluster");
+    }
+}
+
+fn network_policy(policy: &mut Value) {
+    let Some(spec) = policy.object_mut("spec") else { return };
+    // Without a selector all pods are meant, which Go writes as an empty struct.
+    spec.default_absent("podSelector", empty());
+    for field in ["ingress", "egress"] {
+        for port in spec.items_mut(field).iter_mut().flat_map(|rule| rule.items_mut("ports")) {
+            port.default_absent("protocol", "TCP");
+        }
+    }
+    if spec.items("policyTypes").is_empty() {
+        let both = !spec.items("egress").is_empty();
+        spec.set(
+            "policyTypes",
+            if both { json!(["Ingress", "Egress"]) } else { json!(["Ingress"]) },
+        );
+    }
+}
+
+fn binding(binding: &mut Value) {
+    const GROUP: &str = "rbac.authorization.k8s.io";
+    if let Some(role) = binding.object_mut("roleRef") {
+        role.default_to("apiGroup", GROUP);
+    }
+    for subject in binding.items_mut("subjects") {
+        if matches!(subject.text("kind"), "User" | "Group") {
+            subject.default_to("apiGroup", GROUP);
+        }
     }
 }
 

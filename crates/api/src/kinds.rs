@@ -1,7 +1,8 @@
-//! The table of kinds. Adding a kind is adding an entry here; its defaults, validation and columns
-//! are arms of the matches in their modules, and a kind without an arm gets the general ones.
+//! The table of kinds. Adding a kind is adding a line here (and its type to the roots of `schema`);
+//! its defaults, validation and columns are arms of the matches in their modules, and a kind
+//! without an arm gets the general ones.
 //!
-//! Order is that of upstream's discovery: by group, then by resource.
+//! Order is that of upstream's discovery: by group, preferred version first, then by resource.
 
 /// Whether objects live in a namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +40,8 @@ pub enum Subresource {
     Proxy,
     /// `token`
     Token,
+    /// `approval`
+    Approval,
 }
 
 impl Subresource {
@@ -57,6 +60,7 @@ impl Subresource {
             Self::Finalize => "finalize",
             Self::Proxy => "proxy",
             Self::Token => "token",
+            Self::Approval => "approval",
         }
     }
 }
@@ -170,212 +174,191 @@ const VERBS: &[&str] =
 /// Namespaces and Services of a namespace are not deleted together.
 const VERBS_ONE_BY_ONE: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
 
+const ALL: &[&str] = &["all"];
+const STATUS: &[Subresource] = &[Subresource::Status];
 const SCALED: &[Subresource] = &[Subresource::Status, Subresource::Scale];
 
 /// A namespaced kind without anything special, to be completed with `..`.
-const fn kind(group: &'static str, version: &'static str, kind: &'static str) -> Kind {
-    Kind {
-        group,
-        version,
-        kind,
-        list_kind: "",
-        plural: "",
-        singular: "",
-        short_names: &[],
-        categories: &[],
-        scope: Scope::Namespaced,
-        subresources: &[],
-        verbs: VERBS,
-        storage: Storage { group: "", resource: "" },
-        schema: "",
+const ORDINARY: Kind = Kind {
+    group: "",
+    version: "",
+    kind: "",
+    list_kind: "",
+    plural: "",
+    singular: "",
+    short_names: &[],
+    categories: &[],
+    scope: Scope::Namespaced,
+    subresources: &[],
+    verbs: VERBS,
+    storage: Storage { group: "", resource: "" },
+    schema: "",
+};
+
+/// One section a group and version: its package in OpenAPI, and the group part of its keys in the
+/// store. In it one line a kind: kind, plural, singular, and the fields that are not [`ORDINARY`].
+macro_rules! kinds {
+    ($(
+        $group:literal $version:literal in $package:literal at $stored:literal {
+            $( $kind:literal $plural:literal $singular:literal { $($field:ident: $value:expr),* } )*
+        }
+    )*) => {
+        &[$($(
+            Kind {
+                group: $group,
+                version: $version,
+                kind: $kind,
+                list_kind: concat!($kind, "List"),
+                plural: $plural,
+                singular: $singular,
+                storage: Storage { group: $stored, resource: $plural },
+                schema: concat!($package, ".", $kind),
+                $($field: $value,)*
+                ..ORDINARY
+            },
+        )*)*]
+    };
+}
+
+static KINDS: &[Kind] = kinds! {
+    "" "v1" in "io.k8s.api.core.v1" at "core" {
+        "ConfigMap" "configmaps" "configmap" { short_names: &["cm"] }
+        "Endpoints" "endpoints" "endpoints" { short_names: &["ep"] }
+        "Event" "events" "event" { short_names: &["ev"] }
+        "LimitRange" "limitranges" "limitrange" { short_names: &["limits"] }
+        "Namespace" "namespaces" "namespace" {
+            short_names: &["ns"],
+            scope: Scope::Cluster,
+            subresources: &[Subresource::Finalize, Subresource::Status],
+            verbs: VERBS_ONE_BY_ONE
+        }
+        "Node" "nodes" "node" {
+            short_names: &["no"],
+            scope: Scope::Cluster,
+            subresources: &[Subresource::Proxy, Subresource::Status]
+        }
+        "PersistentVolumeClaim" "persistentvolumeclaims" "persistentvolumeclaim" {
+            short_names: &["pvc"], subresources: STATUS
+        }
+        "PersistentVolume" "persistentvolumes" "persistentvolume" {
+            short_names: &["pv"], scope: Scope::Cluster, subresources: STATUS
+        }
+        "Pod" "pods" "pod" {
+            short_names: &["po"],
+            categories: ALL,
+            subresources: &[
+                Subresource::Attach,
+                Subresource::Binding,
+                Subresource::EphemeralContainers,
+                Subresource::Eviction,
+                Subresource::Exec,
+                Subresource::Log,
+                Subresource::PortForward,
+                Subresource::Proxy,
+                Subresource::Status,
+            ]
+        }
+        "PodTemplate" "podtemplates" "podtemplate" {}
+        "ReplicationController" "replicationcontrollers" "replicationcontroller" {
+            short_names: &["rc"], categories: ALL, subresources: SCALED
+        }
+        "ResourceQuota" "resourcequotas" "resourcequota" {
+            short_names: &["quota"], subresources: STATUS
+        }
+        "Secret" "secrets" "secret" {}
+        "ServiceAccount" "serviceaccounts" "serviceaccount" {
+            short_names: &["sa"], subresources: &[Subresource::Token]
+        }
+        "Service" "services" "service" {
+            short_names: &["svc"],
+            categories: ALL,
+            subresources: &[Subresource::Proxy, Subresource::Status]
+        }
     }
-}
-
-/// The storage of most kinds is named like themselves.
-const fn at(group: &'static str, resource: &'static str) -> Storage {
-    Storage { group, resource }
-}
-
-static KINDS: &[Kind] = &[
-    Kind {
-        list_kind: "ConfigMapList",
-        plural: "configmaps",
-        singular: "configmap",
-        short_names: &["cm"],
-        storage: at("core", "configmaps"),
-        schema: "io.k8s.api.core.v1.ConfigMap",
-        ..kind("", "v1", "ConfigMap")
-    },
-    Kind {
-        list_kind: "EndpointsList",
-        plural: "endpoints",
-        singular: "endpoints",
-        short_names: &["ep"],
-        storage: at("core", "endpoints"),
-        schema: "io.k8s.api.core.v1.Endpoints",
-        ..kind("", "v1", "Endpoints")
-    },
-    Kind {
-        list_kind: "EventList",
-        plural: "events",
-        singular: "event",
-        short_names: &["ev"],
-        storage: at("core", "events"),
-        schema: "io.k8s.api.core.v1.Event",
-        ..kind("", "v1", "Event")
-    },
-    Kind {
-        list_kind: "NamespaceList",
-        plural: "namespaces",
-        singular: "namespace",
-        short_names: &["ns"],
-        scope: Scope::Cluster,
-        subresources: &[Subresource::Finalize, Subresource::Status],
-        verbs: VERBS_ONE_BY_ONE,
-        storage: at("core", "namespaces"),
-        schema: "io.k8s.api.core.v1.Namespace",
-        ..kind("", "v1", "Namespace")
-    },
-    Kind {
-        list_kind: "NodeList",
-        plural: "nodes",
-        singular: "node",
-        short_names: &["no"],
-        scope: Scope::Cluster,
-        subresources: &[Subresource::Proxy, Subresource::Status],
-        storage: at("core", "nodes"),
-        schema: "io.k8s.api.core.v1.Node",
-        ..kind("", "v1", "Node")
-    },
-    Kind {
-        list_kind: "PodList",
-        plural: "pods",
-        singular: "pod",
-        short_names: &["po"],
-        categories: &["all"],
-        subresources: &[
-            Subresource::Attach,
-            Subresource::Binding,
-            Subresource::EphemeralContainers,
-            Subresource::Eviction,
-            Subresource::Exec,
-            Subresource::Log,
-            Subresource::PortForward,
-            Subresource::Proxy,
-            Subresource::Status,
-        ],
-        storage: at("core", "pods"),
-        schema: "io.k8s.api.core.v1.Pod",
-        ..kind("", "v1", "Pod")
-    },
-    Kind {
-        list_kind: "SecretList",
-        plural: "secrets",
-        singular: "secret",
-        storage: at("core", "secrets"),
-        schema: "io.k8s.api.core.v1.Secret",
-        ..kind("", "v1", "Secret")
-    },
-    Kind {
-        list_kind: "ServiceAccountList",
-        plural: "serviceaccounts",
-        singular: "serviceaccount",
-        short_names: &["sa"],
-        subresources: &[Subresource::Token],
-        storage: at("core", "serviceaccounts"),
-        schema: "io.k8s.api.core.v1.ServiceAccount",
-        ..kind("", "v1", "ServiceAccount")
-    },
-    Kind {
-        list_kind: "ServiceList",
-        plural: "services",
-        singular: "service",
-        short_names: &["svc"],
-        categories: &["all"],
-        subresources: &[Subresource::Proxy, Subresource::Status],
-        storage: at("core", "services"),
-        schema: "io.k8s.api.core.v1.Service",
-        ..kind("", "v1", "Service")
-    },
-    Kind {
-        list_kind: "DaemonSetList",
-        plural: "daemonsets",
-        singular: "daemonset",
-        short_names: &["ds"],
-        categories: &["all"],
-        subresources: &[Subresource::Status],
-        storage: at("apps", "daemonsets"),
-        schema: "io.k8s.api.apps.v1.DaemonSet",
-        ..kind("apps", "v1", "DaemonSet")
-    },
-    Kind {
-        list_kind: "DeploymentList",
-        plural: "deployments",
-        singular: "deployment",
-        short_names: &["deploy"],
-        categories: &["all"],
-        subresources: SCALED,
-        storage: at("apps", "deployments"),
-        schema: "io.k8s.api.apps.v1.Deployment",
-        ..kind("apps", "v1", "Deployment")
-    },
-    Kind {
-        list_kind: "ReplicaSetList",
-        plural: "replicasets",
-        singular: "replicaset",
-        short_names: &["rs"],
-        categories: &["all"],
-        subresources: SCALED,
-        storage: at("apps", "replicasets"),
-        schema: "io.k8s.api.apps.v1.ReplicaSet",
-        ..kind("apps", "v1", "ReplicaSet")
-    },
-    Kind {
-        list_kind: "StatefulSetList",
-        plural: "statefulsets",
-        singular: "statefulset",
-        short_names: &["sts"],
-        categories: &["all"],
-        subresources: SCALED,
-        storage: at("apps", "statefulsets"),
-        schema: "io.k8s.api.apps.v1.StatefulSet",
-        ..kind("apps", "v1", "StatefulSet")
-    },
-    Kind {
-        list_kind: "ControllerRevisionList",
-        plural: "controllerrevisions",
-        singular: "controllerrevision",
-        storage: at("apps", "controllerrevisions"),
-        schema: "io.k8s.api.apps.v1.ControllerRevision",
-        ..kind("apps", "v1", "ControllerRevision")
-    },
-    Kind {
-        list_kind: "LeaseList",
-        plural: "leases",
-        singular: "lease",
-        storage: at("coordination.k8s.io", "leases"),
-        schema: "io.k8s.api.coordination.v1.Lease",
-        ..kind("coordination.k8s.io", "v1", "Lease")
-    },
-    Kind {
-        list_kind: "EndpointSliceList",
-        plural: "endpointslices",
-        singular: "endpointslice",
-        storage: at("discovery.k8s.io", "endpointslices"),
-        schema: "io.k8s.api.discovery.v1.EndpointSlice",
-        ..kind("discovery.k8s.io", "v1", "EndpointSlice")
-    },
+    "apps" "v1" in "io.k8s.api.apps.v1" at "apps" {
+        "ControllerRevision" "controllerrevisions" "controllerrevision" {}
+        "DaemonSet" "daemonsets" "daemonset" {
+            short_names: &["ds"], categories: ALL, subresources: STATUS
+        }
+        "Deployment" "deployments" "deployment" {
+            short_names: &["deploy"], categories: ALL, subresources: SCALED
+        }
+        "ReplicaSet" "replicasets" "replicaset" {
+            short_names: &["rs"], categories: ALL, subresources: SCALED
+        }
+        "StatefulSet" "statefulsets" "statefulset" {
+            short_names: &["sts"], categories: ALL, subresources: SCALED
+        }
+    }
     // Over the same objects as core's; `events` turns one form into the other.
-    Kind {
-        list_kind: "EventList",
-        plural: "events",
-        singular: "event",
-        short_names: &["ev"],
-        storage: at("core", "events"),
-        schema: "io.k8s.api.events.v1.Event",
-        ..kind("events.k8s.io", "v1", "Event")
-    },
-];
+    "events.k8s.io" "v1" in "io.k8s.api.events.v1" at "core" {
+        "Event" "events" "event" { short_names: &["ev"] }
+    }
+    "autoscaling" "v2" in "io.k8s.api.autoscaling.v2" at "autoscaling" {
+        "HorizontalPodAutoscaler" "horizontalpodautoscalers" "horizontalpodautoscaler" {
+            short_names: &["hpa"], categories: ALL, subresources: STATUS
+        }
+    }
+    // Over the same objects as v2's; `autoscalers` turns one form into the other.
+    "autoscaling" "v1" in "io.k8s.api.autoscaling.v1" at "autoscaling" {
+        "HorizontalPodAutoscaler" "horizontalpodautoscalers" "horizontalpodautoscaler" {
+            short_names: &["hpa"], categories: ALL, subresources: STATUS
+        }
+    }
+    "batch" "v1" in "io.k8s.api.batch.v1" at "batch" {
+        "CronJob" "cronjobs" "cronjob" {
+            short_names: &["cj"], categories: ALL, subresources: STATUS
+        }
+        "Job" "jobs" "job" { categories: ALL, subresources: STATUS }
+    }
+    "certificates.k8s.io" "v1" in "io.k8s.api.certificates.v1" at "certificates.k8s.io" {
+        "CertificateSigningRequest" "certificatesigningrequests" "certificatesigningrequest" {
+            short_names: &["csr"],
+            scope: Scope::Cluster,
+            subresources: &[Subresource::Approval, Subresource::Status]
+        }
+    }
+    "networking.k8s.io" "v1" in "io.k8s.api.networking.v1" at "networking.k8s.io" {
+        "IngressClass" "ingressclasses" "ingressclass" { scope: Scope::Cluster }
+        "Ingress" "ingresses" "ingress" { short_names: &["ing"], subresources: STATUS }
+        "NetworkPolicy" "networkpolicies" "networkpolicy" { short_names: &["netpol"] }
+    }
+    "policy" "v1" in "io.k8s.api.policy.v1" at "policy" {
+        "PodDisruptionBudget" "poddisruptionbudgets" "poddisruptionbudget" {
+            short_names: &["pdb"], subresources: STATUS
+        }
+    }
+    "rbac.authorization.k8s.io" "v1" in "io.k8s.api.rbac.v1" at "rbac.authorization.k8s.io" {
+        "ClusterRoleBinding" "clusterrolebindings" "clusterrolebinding" { scope: Scope::Cluster }
+        "ClusterRole" "clusterroles" "clusterrole" { scope: Scope::Cluster }
+        "RoleBinding" "rolebindings" "rolebinding" {}
+        "Role" "roles" "role" {}
+    }
+    "storage.k8s.io" "v1" in "io.k8s.api.storage.v1" at "storage.k8s.io" {
+        "CSIDriver" "csidrivers" "csidriver" { scope: Scope::Cluster }
+        "CSINode" "csinodes" "csinode" { scope: Scope::Cluster }
+        "StorageClass" "storageclasses" "storageclass" {
+            short_names: &["sc"], scope: Scope::Cluster
+        }
+        "VolumeAttachment" "volumeattachments" "volumeattachment" {
+            scope: Scope::Cluster, subresources: STATUS
+        }
+    }
+    "scheduling.k8s.io" "v1" in "io.k8s.api.scheduling.v1" at "scheduling.k8s.io" {
+        "PriorityClass" "priorityclasses" "priorityclass" {
+            short_names: &["pc"], scope: Scope::Cluster
+        }
+    }
+    "coordination.k8s.io" "v1" in "io.k8s.api.coordination.v1" at "coordination.k8s.io" {
+        "Lease" "leases" "lease" {}
+    }
+    "node.k8s.io" "v1" in "io.k8s.api.node.v1" at "node.k8s.io" {
+        "RuntimeClass" "runtimeclasses" "runtimeclass" { scope: Scope::Cluster }
+    }
+    "discovery.k8s.io" "v1" in "io.k8s.api.discovery.v1" at "discovery.k8s.io" {
+        "EndpointSlice" "endpointslices" "endpointslice" {}
+    }
+};
 
 #[cfg(test)]
 mod tests {
@@ -404,5 +387,7 @@ mod tests {
         assert_eq!(key("apps/v1", "Deployment", Some("a"), "b"), "/registry/apps/deployments/a/b");
         let events = |api_version| key(api_version, "Event", Some("a"), "b");
         assert_eq!(events("v1"), events("events.k8s.io/v1"));
+        let scaler = |api_version| key(api_version, "HorizontalPodAutoscaler", Some("a"), "b");
+        assert_eq!(scaler("autoscaling/v1"), scaler("autoscaling/v2"));
     }
 }

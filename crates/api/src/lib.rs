@@ -1,6 +1,7 @@
 //! Kinds, defaulting, validation and the schema of the objects that Portolan serves.
 
 pub mod alloc;
+pub mod autoscalers;
 pub mod cause;
 pub mod defaults;
 pub mod events;

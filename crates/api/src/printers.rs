@@ -3,9 +3,13 @@
 //!
 //! Rows always have the wide cells; the client shows those of priority one only with `-o wide`.
 
+mod access;
+mod autoscaling;
+mod batch;
 mod duration;
 mod network;
 mod pod;
+mod storage;
 mod workloads;
 
 use serde_json::Value;
@@ -19,7 +23,8 @@ use crate::kinds::Kind;
 pub struct Column {
     /// Header, e.g. `Name`.
     pub name: &'static str,
-    /// OpenAPI type: `string` or `integer`.
+    /// OpenAPI type, `string`, `integer` or `boolean`, as upstream declares it: some cells are
+    /// numbers below a `string`.
     pub type_: &'static str,
     /// OpenAPI format: `name` for the name column, else empty.
     pub format: &'static str,
@@ -35,6 +40,10 @@ const fn text(name: &'static str, description: &'static str) -> Column {
 
 const fn integer(name: &'static str, description: &'static str) -> Column {
     Column { type_: "integer", ..text(name, description) }
+}
+
+const fn boolean(name: &'static str, description: &'static str) -> Column {
+    Column { type_: "boolean", ..text(name, description) }
 }
 
 const fn wide(name: &'static str, description: &'static str) -> Column {
@@ -67,6 +76,27 @@ pub fn columns(kind: &Kind) -> &'static [Column] {
         ("", "ServiceAccount") => SERVICE_ACCOUNT,
         ("coordination.k8s.io", "Lease") => LEASE,
         ("" | "events.k8s.io", "Event") => EVENT,
+        ("", "PersistentVolume") => storage::PERSISTENT_VOLUME,
+        ("", "PersistentVolumeClaim") => storage::PERSISTENT_VOLUME_CLAIM,
+        ("", "PodTemplate") => workloads::POD_TEMPLATE,
+        ("", "ReplicationController") => workloads::REPLICA_SET,
+        ("", "ResourceQuota") => storage::RESOURCE_QUOTA,
+        ("autoscaling", "HorizontalPodAutoscaler") => autoscaling::HORIZONTAL_POD_AUTOSCALER,
+        ("batch", "Job") => batch::JOB,
+        ("batch", "CronJob") => batch::CRON_JOB,
+        ("certificates.k8s.io", "CertificateSigningRequest") => access::CERTIFICATE_SIGNING_REQUEST,
+        ("networking.k8s.io", "Ingress") => network::INGRESS,
+        ("networking.k8s.io", "IngressClass") => network::INGRESS_CLASS,
+        ("networking.k8s.io", "NetworkPolicy") => network::NETWORK_POLICY,
+        ("node.k8s.io", "RuntimeClass") => RUNTIME_CLASS,
+        ("policy", "PodDisruptionBudget") => workloads::POD_DISRUPTION_BUDGET,
+        ("rbac.authorization.k8s.io", "RoleBinding") => access::ROLE_BINDING,
+        ("rbac.authorization.k8s.io", "ClusterRoleBinding") => access::CLUSTER_ROLE_BINDING,
+        ("scheduling.k8s.io", "PriorityClass") => PRIORITY_CLASS,
+        ("storage.k8s.io", "StorageClass") => storage::STORAGE_CLASS,
+        ("storage.k8s.io", "VolumeAttachment") => storage::VOLUME_ATTACHMENT,
+        ("storage.k8s.io", "CSINode") => storage::CSI_NODE,
+        ("storage.k8s.io", "CSIDriver") => storage::CSI_DRIVER,
         _ => DEFAULT,
     }
 }
@@ -109,6 +139,40 @@ pub fn row(kind: &Kind, object: &Value, now: jiff::Timestamp) -> Vec<Value> {
             crate::events::to_core(&mut core);
             event(&core, now)
         }
+        ("", "PersistentVolume") => storage::persistent_volume(object, now),
+        ("", "PersistentVolumeClaim") => storage::persistent_volume_claim(object, now),
+        ("", "PodTemplate") => workloads::pod_template(object),
+        ("", "ReplicationController") => workloads::replication_controller(object, now),
+        ("", "ResourceQuota") => storage::resource_quota(object, now),
+        ("autoscaling", "HorizontalPodAutoscaler") => {
+            autoscaling::horizontal_pod_autoscaler(object, now)
+        }
+        ("batch", "Job") => batch::job(object, now),
+        ("batch", "CronJob") => batch::cron_job(object, now),
+        ("certificates.k8s.io", "CertificateSigningRequest") => {
+            access::certificate_signing_request(object, now)
+        }
+        ("networking.k8s.io", "Ingress") => network::ingress(object, now),
+        ("networking.k8s.io", "IngressClass") => network::ingress_class(object, now),
+        ("networking.k8s.io", "NetworkPolicy") => network::network_policy(object, now),
+        ("node.k8s.io", "RuntimeClass") => {
+            vec![name(object), object.text("handler").into(), age(object, now)]
+        }
+        ("policy", "PodDisruptionBudget") => workloads::pod_disruption_budget(object, now),
+        ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => {
+            access::binding(object, now)
+        }
+        ("scheduling.k8s.io", "PriorityClass") => vec![
+            name(object),
+            object.number("value").into(),
+            object.is("globalDefault").into(),
+            age(object, now),
+            object.text("preemptionPolicy").into(),
+        ],
+        ("storage.k8s.io", "StorageClass") => storage::storage_class(object, now),
+        ("storage.k8s.io", "VolumeAttachment") => storage::volume_attachment(object, now),
+        ("storage.k8s.io", "CSINode") => storage::csi_node(object, now),
+        ("storage.k8s.io", "CSIDriver") => storage::csi_driver(object, now),
         _ => vec![name(object), object["metadata"].text("creationTimestamp").into()],
     }
 }
@@ -118,13 +182,23 @@ const DEFAULT: &[Column] =
 
 const NAMESPACE: &[Column] = &[NAME, text("Status", "Phase of the namespace."), AGE];
 
-const CONFIG_MAP: &[Column] = &[NAME, integer("Data", "Number of entries."), AGE];
+const CONFIG_MAP: &[Column] = &[NAME, text("Data", "Number of entries."), AGE];
 
 const SECRET: &[Column] =
-    &[NAME, text("Type", "What the secret is for."), integer("Data", "Number of entries."), AGE];
+    &[NAME, text("Type", "What the secret is for."), text("Data", "Number of entries."), AGE];
 
 const SERVICE_ACCOUNT: &[Column] =
-    &[NAME, integer("Secrets", "Number of secrets that pods of the account may use."), AGE];
+    &[NAME, text("Secrets", "Number of secrets that pods of the account may use."), AGE];
+
+const PRIORITY_CLASS: &[Column] = &[
+    NAME,
+    integer("Value", "Priority of the pods of the class."),
+    boolean("Global-Default", "Whether pods without a class are of this one."),
+    AGE,
+    text("PreemptionPolicy", "Whether others have to make room."),
+];
+
+const RUNTIME_CLASS: &[Column] = &[NAME, text("Handler", "What runs the pods."), AGE];
 
 const LEASE: &[Column] = &[NAME, text("Holder", "Who holds the lease."), AGE];
 
@@ -191,7 +265,7 @@ const EVENT: &[Column] = &[
     wide("Source", "Who reports it."),
     text("Message", "What happened."),
     wide("First Seen", "Time since this first happened."),
-    Column { priority: 1, ..integer("Count", "How often it has happened.") },
+    wide("Count", "How often it has happened."),
     Column { priority: 1, ..NAME },
 ];
 

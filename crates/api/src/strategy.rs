@@ -4,6 +4,7 @@
 //! updates of the status; the generation counts changes of the spec. The order of a write is: schema
 //! check, defaults, this, allocation, validation.
 
+mod job;
 mod service;
 
 use serde_json::{Value, json};
@@ -44,12 +45,53 @@ pub fn prepare_for_create(kind: &Kind, object: &mut Value) {
                 "desiredNumberScheduled": 0, "numberReady": 0,
             }),
         ),
+        ("", "ReplicationController") => object.set("status", json!({ "replicas": 0 })),
+        ("", "PersistentVolume" | "PersistentVolumeClaim") => {
+            object.set("status", json!({ "phase": "Pending" }));
+        }
+        ("networking.k8s.io", "Ingress") => object.set("status", json!({ "loadBalancer": {} })),
+        ("policy", "PodDisruptionBudget") => object.set(
+            "status",
+            json!({
+                "currentHealthy": 0, "desiredHealthy": 0,
+                "disruptionsAllowed": 0, "expectedPods": 0,
+            }),
+        ),
+        ("autoscaling", "HorizontalPodAutoscaler") => {
+            object.set("status", json!({ "currentReplicas": 0, "desiredReplicas": 0 }));
+        }
+        ("storage.k8s.io", "VolumeAttachment") => {
+            object.set("status", json!({ "attached": false }));
+        }
+        ("", "ResourceQuota")
+        | ("batch", "Job" | "CronJob")
+        | ("certificates.k8s.io", "CertificateSigningRequest") => object.set("status", empty()),
         _ => {}
     }
     if has_generation(kind)
         && let Some(metadata) = object.object_mut("metadata")
     {
         metadata.set("generation", 1);
+    }
+}
+
+/// What depends on the name, which the server may have generated, and on the uid.
+pub fn complete(kind: &Kind, object: &mut Value) {
+    if (kind.group, kind.kind) == ("batch", "Job") {
+        job::generate_selector(object);
+    }
+}
+
+/// Who asks for a certificate is known by who creates the request, whatever it says.
+pub fn set_requester(kind: &Kind, object: &mut Value, name: &str, groups: &[String]) {
+    if (kind.group, kind.kind) != ("certificates.k8s.io", "CertificateSigningRequest") {
+        return;
+    }
+    let Some(spec) = object.object_mut("spec") else { return };
+    spec.set("username", name);
+    spec.set("groups", groups);
+    for field in ["uid", "extra"] {
+        spec.unset(field);
     }
 }
 
@@ -69,7 +111,18 @@ pub fn prepare_for_update(
             match (kind.group, kind.kind) {
                 ("", "Service") => service::prepare_for_update(new, old),
                 ("", "Namespace") => keep_finalizers(new, old),
+                ("certificates.k8s.io", "CertificateSigningRequest") => new.copy_from(old, "spec"),
                 _ => {}
+            }
+        }
+        Some(Subresource::Approval) => {
+            new.copy_from(old, "spec");
+            let certificate = &old["status"]["certificate"];
+            if let Some(status) = new.object_mut("status") {
+                status.unset("certificate");
+                if !certificate.is_null() {
+                    status.set("certificate", certificate.clone());
+                }
             }
         }
         Some(Subresource::Finalize) => {
@@ -82,6 +135,9 @@ pub fn prepare_for_update(
             }
             if kind.kind == "Deployment" {
                 keep_metadata(new, old, "labels");
+            }
+            if kind.kind == "CertificateSigningRequest" {
+                keep_approvals(new, old);
             }
         }
         Some(_) => {}
@@ -119,6 +175,20 @@ fn keep_finalizers(new: &mut Value, old: &Value) {
     }
 }
 
+/// Approved and Denied are written through `approval` alone.
+fn keep_approvals(new: &mut Value, old: &Value) {
+    let is_approval = |condition: &&Value| matches!(condition.text("type"), "Approved" | "Denied");
+    let mut conditions: Vec<Value> =
+        old["status"].items("conditions").iter().filter(is_approval).cloned().collect();
+    let others = new["status"].items("conditions").iter().filter(|c| !is_approval(c));
+    conditions.extend(others.cloned());
+    if let Some(status) = new.object_mut("status")
+        && (!conditions.is_empty() || status.has("conditions"))
+    {
+        status.set("conditions", conditions);
+    }
+}
+
 fn keep_metadata(new: &mut Value, old: &Value, field: &str) {
     if let Some(metadata) = new.object_mut("metadata") {
         metadata.copy_from(&old["metadata"], field);
@@ -128,9 +198,13 @@ fn keep_metadata(new: &mut Value, old: &Value, field: &str) {
 fn has_generation(kind: &Kind) -> bool {
     matches!(
         (kind.group, kind.kind),
-        ("", "Pod")
+        ("", "Pod" | "PodTemplate" | "ReplicationController")
             | ("apps", "Deployment" | "ReplicaSet" | "StatefulSet" | "DaemonSet")
+            | ("batch", "Job" | "CronJob")
             | ("discovery.k8s.io", "EndpointSlice")
+            | ("networking.k8s.io", "Ingress" | "IngressClass" | "NetworkPolicy")
+            | ("policy", "PodDisruptionBudget")
+            | ("scheduling.k8s.io", "PriorityClass")
     )
 }
 
@@ -141,6 +215,7 @@ fn content_differs(kind: &Kind, new: &Value, old: &Value) -> bool {
             fields.iter().any(|field| !same(&new[*field], &old[*field]))
                 || !same(&new["metadata"]["labels"], &old["metadata"]["labels"])
         }
+        "PodTemplate" => !same(&new["template"], &old["template"]),
         _ => !same(&new["spec"], &old["spec"]),
     }
 }
@@ -176,6 +251,15 @@ pub fn warnings(kind: &Kind, object: &Value) -> Vec<String> {
             ]
         }
         ("", "Service") => service::warnings(object),
+        ("networking.k8s.io", "Ingress")
+            if object["metadata"]["annotations"].has("kubernetes.io/ingress.class") =>
+        {
+            vec![
+                "annotation \"kubernetes.io/ingress.class\" is deprecated, please use \
+                 'spec.ingressClassName' instead"
+                    .into(),
+            ]
+        }
         _ => Vec::new(),
     }
 }

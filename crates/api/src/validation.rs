@@ -3,18 +3,27 @@
 //! Objects come in checked by the schema, defaulted, and with their allocated values. All mistakes
 //! are reported, in the order of upstream where clients can see it.
 
+mod autoscaling;
+mod batch;
 mod causes;
+mod certificates;
 mod config;
 mod container;
+mod cron;
 mod endpoints;
 mod formats;
 mod metadata;
+mod networking;
 mod node;
 mod pod;
+mod policy;
 mod probe;
+mod quota;
+mod rbac;
 mod selector;
 mod service;
 mod service_update;
+mod storage;
 mod volume;
 mod workloads;
 
@@ -29,6 +38,11 @@ use crate::kinds::{Kind, Subresource};
 pub fn validate_create(kind: &Kind, object: &Value) -> Vec<Cause> {
     let mut causes = Causes::default();
     metadata::validate(&mut causes, kind, object);
+    match (kind.group, kind.kind) {
+        ("batch", "CronJob") => batch::cron_job_create(&mut causes, object),
+        ("networking.k8s.io", "Ingress") => networking::ingress_create(&mut causes, object),
+        _ => {}
+    }
     validate(&mut causes, kind, object);
     causes.into_inner()
 }
@@ -48,9 +62,16 @@ pub fn validate_update(
             metadata::validate(&mut causes, kind, new);
             validate(&mut causes, kind, new);
         }
-        Some(Subresource::Status) => {
-            if (kind.group, kind.kind) == ("", "Service") {
-                service::validate_status(&mut causes, new);
+        Some(part @ (Subresource::Status | Subresource::Approval)) => {
+            match (kind.group, kind.kind) {
+                ("", "Service") => service::validate_status(&mut causes, new),
+                ("networking.k8s.io", "Ingress") => networking::ingress_status(&mut causes, new),
+                ("policy", "PodDisruptionBudget") => policy::budget_status(&mut causes, new),
+                ("certificates.k8s.io", "CertificateSigningRequest") => {
+                    certificates::request(&mut causes, new);
+                    certificates::request_update(&mut causes, Some(part), new, old);
+                }
+                _ => {}
             }
         }
         Some(Subresource::Scale) => workloads::replicas(&mut causes, &new["spec"]),
@@ -86,7 +107,33 @@ fn validate(causes: &mut Causes, kind: &Kind, object: &Value) {
         ("apps", "ReplicaSet") => workloads::replica_set(causes, object),
         ("apps", "StatefulSet") => workloads::stateful_set(causes, object),
         ("apps", "DaemonSet") => workloads::daemon_set(causes, object),
+        ("", "ReplicationController") => workloads::replication_controller(causes, object),
+        ("", "PodTemplate") => workloads::pod_template(causes, object),
+        ("", "LimitRange") => quota::limit_range(causes, object),
+        ("", "ResourceQuota") => quota::resource_quota(causes, object),
+        ("", "PersistentVolume") => storage::persistent_volume(causes, object),
+        ("", "PersistentVolumeClaim") => storage::persistent_volume_claim(causes, object),
+        ("autoscaling", "HorizontalPodAutoscaler") => {
+            autoscaling::horizontal_pod_autoscaler(causes, object);
+        }
+        ("batch", "Job") => batch::job(causes, object),
+        ("batch", "CronJob") => batch::cron_job(causes, object),
+        ("certificates.k8s.io", "CertificateSigningRequest") => {
+            certificates::request(causes, object);
+        }
         ("discovery.k8s.io", "EndpointSlice") => endpoints::slice(causes, object),
+        ("networking.k8s.io", "Ingress") => networking::ingress(causes, object),
+        ("networking.k8s.io", "IngressClass") => networking::ingress_class(causes, object),
+        ("networking.k8s.io", "NetworkPolicy") => networking::network_policy(causes, object),
+        ("node.k8s.io", "RuntimeClass") => policy::runtime_class(causes, object),
+        ("policy", "PodDisruptionBudget") => policy::pod_disruption_budget(causes, object),
+        ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => rbac::role(causes, kind, object),
+        ("rbac.authorization.k8s.io", _) => rbac::binding(causes, kind, object),
+        ("scheduling.k8s.io", "PriorityClass") => policy::priority_class(causes, object),
+        ("storage.k8s.io", "StorageClass") => storage::storage_class(causes, object),
+        ("storage.k8s.io", "CSIDriver") => storage::csi_driver(causes, object),
+        ("storage.k8s.io", "CSINode") => storage::csi_node(causes, object),
+        ("storage.k8s.io", "VolumeAttachment") => storage::volume_attachment(causes, object),
         ("coordination.k8s.io", "Lease") => lease(causes, object),
         _ => {}
     }
@@ -103,6 +150,23 @@ fn update(causes: &mut Causes, kind: &Kind, new: &Value, old: &Value) {
         ("apps", _) => workloads::selector_update(causes, new, old),
         ("discovery.k8s.io", "EndpointSlice") => {
             causes.immutable(&Path::new("addressType"), &new["addressType"], &old["addressType"]);
+        }
+        ("", "ResourceQuota") => quota::resource_quota_update(causes, new, old),
+        ("", "PersistentVolume") => storage::persistent_volume_update(causes, new, old),
+        ("", "PersistentVolumeClaim") => storage::persistent_volume_claim_update(causes, new, old),
+        ("batch", "Job") => batch::job_update(causes, new, old),
+        ("certificates.k8s.io", "CertificateSigningRequest") => {
+            certificates::request_update(causes, None, new, old);
+        }
+        ("networking.k8s.io", "IngressClass") => networking::ingress_class_update(causes, new, old),
+        ("node.k8s.io", "RuntimeClass") => policy::runtime_class_update(causes, new, old),
+        ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => {
+            rbac::binding_update(causes, new, old);
+        }
+        ("scheduling.k8s.io", "PriorityClass") => policy::priority_class_update(causes, new, old),
+        ("storage.k8s.io", "StorageClass") => storage::storage_class_update(causes, new, old),
+        ("storage.k8s.io", "VolumeAttachment") => {
+            storage::volume_attachment_update(causes, new, old);
         }
         _ => {}
     }

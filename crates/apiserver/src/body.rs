@@ -8,7 +8,7 @@ use portolan_api::schema::{self, Decoded, Strictness};
 use serde_json::Value;
 
 use crate::negotiate::{self, BodyType};
-use crate::protobuf;
+use crate::protobuf::{self, ProtobufError};
 use crate::server::Body;
 use crate::status::{Result, Status};
 
@@ -76,7 +76,11 @@ pub(crate) fn decode(component: &str, headers: &HeaderMap, bytes: &[u8]) -> Resu
         }
         BodyType::Protobuf => protobuf::decode(bytes, component)
             .map(|value| Decoded { value, duplicates: Vec::new() })
-            .map_err(|e| Status::bad_request(e.to_string())),
+            .map_err(|error| match error {
+                // The client may send the same as JSON.
+                ProtobufError::Unknown(_) => Status::unsupported_media_type(negotiate::TEXT_TYPES),
+                error => Status::bad_request(error.to_string()),
+            }),
     }
 }
 
@@ -106,4 +110,25 @@ fn check_type(value: &mut Value, api_version: &str, kind: &str) -> Result<()> {
     object.insert("apiVersion".into(), api_version.into());
     object.insert("kind".into(), kind.into());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use http::header::CONTENT_TYPE;
+
+    use super::*;
+
+    #[test]
+    fn protobuf_of_a_type_that_is_not_known_is_an_unsupported_media_type() {
+        let value = HeaderValue::from_static(protobuf::MEDIA_TYPE);
+        let headers = HeaderMap::from_iter([(CONTENT_TYPE, value)]);
+        let body = b"k8s\0\x0a\x00\x12\x00";
+        let status = decode("io.k8s.api.example.v1.Unheard", &headers, body).unwrap_err();
+        assert_eq!((status.code.as_u16(), status.reason), (415, "UnsupportedMediaType"));
+        assert!(status.message.ends_with("application/json, application/yaml"), "{status:?}");
+        assert!(decode("io.k8s.api.batch.v1.Job", &headers, body).is_ok());
+        let status = decode("io.k8s.api.batch.v1.Job", &headers, b"{}").unwrap_err();
+        assert_eq!(status.code, 400);
+    }
 }

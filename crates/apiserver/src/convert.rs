@@ -1,11 +1,11 @@
 //! Conversion between served versions and the stored form.
 //!
-//! Only Events have two: `v1` is stored, `events.k8s.io/v1` is a renaming of its fields
-//! (upstream `pkg/apis/events/v1/conversion.go`).
+//! Two kinds have two. Of Events `v1` is stored, and `events.k8s.io/v1` is a renaming of its fields
+//! (upstream `pkg/apis/events/v1/conversion.go`). Of HorizontalPodAutoscalers `autoscaling/v2` is.
 
 use std::borrow::Cow;
 
-use portolan_api::Kind;
+use portolan_api::{Kind, autoscalers};
 use serde_json::Value;
 
 /// Pairs of field names: stored (`v1`), served by `events.k8s.io/v1`.
@@ -23,8 +23,17 @@ fn is_new_event(kind: &Kind) -> bool {
     kind.group == "events.k8s.io"
 }
 
+fn is_old_autoscaler(kind: &Kind) -> bool {
+    (kind.group, kind.version) == ("autoscaling", "v1")
+}
+
 /// The stored value in the form of `kind`.
 pub(crate) fn from_stored<'a>(kind: &Kind, value: &'a Value) -> Cow<'a, Value> {
+    if is_old_autoscaler(kind) {
+        let mut value = value.clone();
+        autoscalers::from_v2(&mut value);
+        return Cow::Owned(value);
+    }
     if !is_new_event(kind) {
         return Cow::Borrowed(value);
     }
@@ -32,7 +41,11 @@ pub(crate) fn from_stored<'a>(kind: &Kind, value: &'a Value) -> Cow<'a, Value> {
 }
 
 /// A decoded body of `kind` in the stored form.
-pub(crate) fn to_stored(kind: &Kind, value: Value) -> Value {
+pub(crate) fn to_stored(kind: &Kind, mut value: Value) -> Value {
+    if is_old_autoscaler(kind) {
+        autoscalers::to_v2(&mut value);
+        return value;
+    }
     if !is_new_event(kind) {
         return value;
     }
@@ -62,6 +75,9 @@ fn renamed(
 pub(crate) fn stored_kind(kind: &'static Kind) -> &'static Kind {
     if is_new_event(kind) {
         return portolan_api::kinds::by_kind("v1", "Event").unwrap_or(kind);
+    }
+    if is_old_autoscaler(kind) {
+        return portolan_api::kinds::by_kind("autoscaling/v2", kind.kind).unwrap_or(kind);
     }
     kind
 }

@@ -43,24 +43,6 @@ const REVIEWS: &[Review] = &[
     },
 ];
 
-/// The name of a subresource in paths.
-pub(crate) fn subresource_name(subresource: Subresource) -> &'static str {
-    match subresource {
-        Subresource::Status => "status",
-        Subresource::Scale => "scale",
-        Subresource::Log => "log",
-        Subresource::Exec => "exec",
-        Subresource::Attach => "attach",
-        Subresource::PortForward => "portforward",
-        Subresource::Binding => "binding",
-        Subresource::Eviction => "eviction",
-        Subresource::EphemeralContainers => "ephemeralcontainers",
-        Subresource::Finalize => "finalize",
-        Subresource::Proxy => "proxy",
-        Subresource::Token => "token",
-    }
-}
-
 /// What a subresource takes and which verbs it has: (group, version, kind, verbs).
 fn subresource_type(
     kind: &Kind,
@@ -87,7 +69,7 @@ fn subresource_type(
             },
             &["create", "delete", "get", "patch", "update"],
         ),
-        Subresource::Status | Subresource::EphemeralContainers => {
+        Subresource::Status | Subresource::EphemeralContainers | Subresource::Approval => {
             (kind.group, kind.version, kind.kind, &["get", "patch", "update"])
         }
     }
@@ -100,6 +82,18 @@ pub(crate) fn group_versions() -> Vec<(&'static str, &'static str)> {
     for pair in kinds.chain(REVIEWS.iter().map(|r| (r.group, "v1"))) {
         if !found.contains(&pair) {
             found.push(pair);
+        }
+    }
+    found
+}
+
+/// Groups with their versions, the preferred one first.
+fn groups() -> Vec<(&'static str, Vec<&'static str>)> {
+    let mut found: Vec<(&str, Vec<&str>)> = Vec::new();
+    for (group, version) in group_versions() {
+        match found.iter_mut().find(|(name, _)| *name == group) {
+            Some((_, versions)) => versions.push(version),
+            None => found.push((group, vec![version])),
         }
     }
     found
@@ -118,14 +112,13 @@ pub(crate) fn respond(
     let ok = |value: Value| Ok(respond::value(encoding, StatusCode::OK, &value));
     match segments {
         ["api" | "apis"] if wants_aggregated(headers) => {
-            let groups = group_versions()
-                .into_iter()
-                .filter(|(group, _)| group.is_empty() == (segments == ["api"]));
+            let groups =
+                groups().into_iter().filter(|(group, _)| group.is_empty() == (segments == ["api"]));
             let list = json!({
                 "kind": "APIGroupDiscoveryList",
                 "apiVersion": "apidiscovery.k8s.io/v2",
                 "metadata": {},
-                "items": groups.map(|(g, v)| aggregated_group(g, v)).collect::<Vec<_>>(),
+                "items": groups.map(|(g, v)| aggregated_group(g, &v)).collect::<Vec<_>>(),
             });
             let mut response = respond::value(negotiate::Encoding::Json, StatusCode::OK, &list);
             response.headers_mut().insert(
@@ -148,13 +141,13 @@ pub(crate) fn respond(
         ["apis"] => ok(json!({
             "kind": "APIGroupList",
             "apiVersion": "v1",
-            "groups": group_versions().iter().filter(|(g, _)| !g.is_empty())
+            "groups": groups().iter().filter(|(g, _)| !g.is_empty())
                 .map(|(g, v)| api_group(g, v)).collect::<Vec<_>>(),
         })),
         ["api", version] => resource_list("", version).map(ok).unwrap_or_else(unknown),
-        ["apis", group] => match group_versions().iter().find(|(g, _)| g == group) {
-            Some((group, version)) if !group.is_empty() => {
-                let mut value = api_group(group, version);
+        ["apis", group] => match groups().iter().find(|(g, _)| g == group) {
+            Some((group, versions)) if !group.is_empty() => {
+                let mut value = api_group(group, versions);
                 value["kind"] = "APIGroup".into();
                 value["apiVersion"] = "v1".into();
                 ok(value)
@@ -188,9 +181,12 @@ fn wants_aggregated(headers: &HeaderMap) -> bool {
     false
 }
 
-fn api_group(group: &str, version: &str) -> Value {
-    let version = json!({"groupVersion": join(group, version), "version": version});
-    json!({"name": group, "versions": [version], "preferredVersion": version})
+fn api_group(group: &str, versions: &[&str]) -> Value {
+    let versions: Vec<Value> = versions
+        .iter()
+        .map(|version| json!({"groupVersion": join(group, version), "version": version}))
+        .collect();
+    json!({"name": group, "versions": versions, "preferredVersion": versions.first()})
 }
 
 fn in_version<'a>(group: &'a str, version: &'a str) -> impl Iterator<Item = &'static Kind> + 'a {
@@ -219,7 +215,7 @@ fn resource_list(group: &str, version: &str) -> Option<Value> {
         for subresource in kind.subresources {
             let (g, v, k, verbs) = subresource_type(kind, *subresource);
             let mut resource = json!({
-                "name": format!("{}/{}", kind.plural, subresource_name(*subresource)),
+                "name": format!("{}/{}", kind.plural, subresource.as_str()),
                 "singularName": "",
                 "namespaced": namespaced,
                 "kind": k,
@@ -251,7 +247,13 @@ fn resource_list(group: &str, version: &str) -> Option<Value> {
     })
 }
 
-fn aggregated_group(group: &str, version: &str) -> Value {
+fn aggregated_group(group: &str, versions: &[&str]) -> Value {
+    let versions: Vec<Value> =
+        versions.iter().map(|version| aggregated_version(group, version)).collect();
+    json!({"metadata": {"name": group, "creationTimestamp": null}, "versions": versions})
+}
+
+fn aggregated_version(group: &str, version: &str) -> Value {
     let mut resources = Vec::new();
     for kind in in_version(group, version) {
         let subresources: Vec<Value> = kind
@@ -260,7 +262,7 @@ fn aggregated_group(group: &str, version: &str) -> Value {
             .map(|s| {
                 let (g, v, k, verbs) = subresource_type(kind, *s);
                 json!({
-                    "subresource": subresource_name(*s),
+                    "subresource": s.as_str(),
                     "responseKind": {"group": g, "version": v, "kind": k},
                     "verbs": verbs,
                 })
@@ -296,10 +298,7 @@ fn aggregated_group(group: &str, version: &str) -> Value {
             "verbs": ["create"],
         }));
     }
-    json!({
-        "metadata": {"name": group, "creationTimestamp": null},
-        "versions": [{"version": version, "resources": resources, "freshness": "Current"}],
-    })
+    json!({"version": version, "resources": resources, "freshness": "Current"})
 }
 
 /// Changes when the form in which a kind is stored does, so that clients may drop what they cached.
@@ -313,9 +312,9 @@ fn storage_hash(kind: &Kind) -> String {
 /// What `/` lists.
 pub(crate) fn paths() -> Value {
     let mut paths: Vec<String> = ["/api", "/api/v1", "/apis"].map(str::to_owned).to_vec();
-    for (group, version) in group_versions().iter().filter(|(g, _)| !g.is_empty()) {
+    for (group, versions) in groups().iter().filter(|(g, _)| !g.is_empty()) {
         paths.push(format!("/apis/{group}"));
-        paths.push(format!("/apis/{group}/{version}"));
+        paths.extend(versions.iter().map(|version| format!("/apis/{group}/{version}")));
     }
     paths.extend(
         ["/healthz", "/livez", "/metrics", "/openapi/v3", "/readyz", "/version"].map(str::to_owned),

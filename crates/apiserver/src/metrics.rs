@@ -14,7 +14,6 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use crate::discovery::subresource_name;
 use crate::request::{Route, Verb};
 use crate::respond;
 use crate::server::Body;
@@ -64,8 +63,7 @@ impl RequestLabels {
         let kind = portolan_api::kinds::by_resource(&info.group, &info.version, &info.resource);
         let keep = |text: &str| if kind.is_some() { text.to_owned() } else { String::new() };
         let subresource = info.subresource.as_deref().unwrap_or("");
-        let served = kind
-            .is_some_and(|k| k.subresources.iter().any(|s| subresource_name(*s) == subresource));
+        let served = kind.is_some_and(|k| k.subresources.iter().any(|s| s.as_str() == subresource));
         let scope = match (&info.name, &info.namespace) {
             (Some(_), _) => "resource",
             (None, Some(_)) => "namespace",

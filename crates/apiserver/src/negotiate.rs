@@ -12,6 +12,8 @@ use crate::protobuf;
 use crate::status::{Result, Status};
 
 const SERVED_TYPES: &str = "application/json, application/yaml";
+/// What every body can be in.
+pub(crate) const TEXT_TYPES: &str = SERVED_TYPES;
 const BODY_TYPES: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
 const PATCH_TYPES: &str = "application/json-patch+json, application/merge-patch+json, \
                            application/strategic-merge-patch+json";

@@ -412,6 +412,45 @@ mod tests {
         }
     }
 
+    #[test]
+    fn every_field_that_the_table_names_is_in_the_schema() {
+        let mut components = HashMap::new();
+        for kind in portolan_api::kinds::all() {
+            for (name, schema) in portolan_api::schema::components(kind.group, kind.version) {
+                components.insert(name.to_lowercase(), schema);
+            }
+        }
+        // What Go embeds is a message of its own and no component.
+        let inlined: Vec<&str> = TABLE
+            .values()
+            .flat_map(HashMap::values)
+            .filter(|field| field.shape == Shape::Inlined)
+            .filter_map(|field| match field.kind {
+                Kind::Message(name) => Some(name),
+                _ => None,
+            })
+            .collect();
+        let mut unknown = Vec::new();
+        for (name, message) in TABLE.iter() {
+            let Some(schema) = components.get(&format!("io.k8s.{}", name.to_lowercase())) else {
+                // The groups of reviews have no kinds in the table of kinds.
+                let review = [
+                    "api.authentication.",
+                    "api.authorization.",
+                    "apimachinery.pkg.apis.meta.v1.FieldSelectorRequirement",
+                ];
+                if !review.iter().any(|group| name.starts_with(group)) && !inlined.contains(name) {
+                    unknown.push((*name).to_owned());
+                }
+                continue;
+            };
+            let fields = message.values().filter(|field| field.shape != Shape::Inlined);
+            let missing = fields.filter(|f| !schema["properties"][f.name].is_object());
+            unknown.extend(missing.map(|field| format!("{name}.{}", field.name)));
+        }
+        assert_eq!(unknown, Vec::<String>::new());
+    }
+
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(body in proptest::collection::vec(any::<u8>(), 0..256)) {

@@ -4,7 +4,9 @@
 //! generation rules come from `portolan_api`; this module keeps the metadata that only the server may set, decides
 //! between deleting and marking, and turns the store's conflicts into retries or 409.
 
+mod admission;
 mod binding;
+mod certificates;
 mod create;
 mod delete;
 mod list;

@@ -299,6 +299,8 @@ impl FieldSelector {
                     "{field:?} is not a known field selector: only \"metadata.name\", \
                      \"metadata.namespace\""
                 )
+            } else if kind.plural == "jobs" {
+                format!("field label {field:?} not supported for Job")
             } else {
                 format!("field label not supported: {field}")
             }));
@@ -399,7 +401,11 @@ fn own_fields(kind: &Kind) -> &'static [(&'static str, &'static str)] {
         ("", "secrets") => &[("type", "/type")],
         ("", "nodes") => &[("spec.unschedulable", "/spec/unschedulable")],
         ("", "namespaces") => &[("status.phase", "/status/phase"), ("name", "/metadata/name")],
-        ("apps", "replicasets") => &[("status.replicas", "/status/replicas")],
+        ("", "replicationcontrollers") | ("apps", "replicasets") => {
+            &[("status.replicas", "/status/replicas")]
+        }
+        ("batch", "jobs") => &[("status.successful", "/status/succeeded")],
+        ("certificates.k8s.io", _) => &[("spec.signerName", "/spec/signerName")],
         _ => &[],
     }
 }
@@ -412,14 +418,18 @@ fn field_value(kind: &Kind, object: &Value, field: &str) -> String {
     };
     match object.pointer(pointer) {
         Some(Value::String(text)) => text.clone(),
-        Some(Value::Null) | None if is_bool(field) => "false".into(),
-        Some(Value::Null) | None => String::new(),
+        Some(Value::Null) | None => zero(field).into(),
         Some(other) => other.to_string(),
     }
 }
 
-fn is_bool(field: &str) -> bool {
-    matches!(field, "spec.hostNetwork" | "spec.unschedulable")
+/// How Go writes a field that is not there.
+fn zero(field: &str) -> &'static str {
+    match field {
+        "spec.hostNetwork" | "spec.unschedulable" => "false",
+        "status.replicas" | "status.successful" => "0",
+        _ => "",
+    }
 }
 
 #[cfg(test)]

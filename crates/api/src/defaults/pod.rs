@@ -194,6 +194,15 @@ pub(super) fn template(owner: &mut Value) {
     }
 }
 
+/// A PodTemplate, whose template is not below `spec`.
+pub(super) fn pod_template(object: &mut Value) {
+    let Some(template) = object.object_mut("template") else { return };
+    template.default_absent("metadata", json!({}));
+    if let Some(spec) = template.object_mut("spec") {
+        pod_spec(spec);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

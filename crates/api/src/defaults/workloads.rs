@@ -28,6 +28,26 @@ pub(super) fn replica_set(replica_set: &mut Value) {
     }
 }
 
+/// Labels of the template stand in for a selector and labels that were left out.
+pub(super) fn replication_controller(controller: &mut Value) {
+    if controller["spec"].has("template") {
+        pod::template(controller);
+    }
+    let labels = controller["spec"]["template"]["metadata"]["labels"].clone();
+    let given = labels.as_object().is_some_and(|labels| !labels.is_empty());
+    if given
+        && controller["metadata"].entries("labels").next().is_none()
+        && let Some(metadata) = controller.object_mut("metadata")
+    {
+        metadata.set("labels", labels.clone());
+    }
+    let Some(spec) = controller.object_mut("spec") else { return };
+    if given && spec.entries("selector").next().is_none() {
+        spec.set("selector", labels);
+    }
+    spec.default_absent("replicas", 1);
+}
+
 pub(super) fn stateful_set(stateful_set: &mut Value) {
     pod::template(stateful_set);
     let Some(spec) = stateful_set.object_mut("spec") else { return };

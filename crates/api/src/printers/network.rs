@@ -1,8 +1,8 @@
-//! Services, Endpoints and EndpointSlices.
+//! Services, Endpoints and EndpointSlices, Ingresses and network policies.
 
 use serde_json::Value;
 
-use super::{AGE, Column, NAME, SELECTOR, age, labels, name, or, text};
+use super::{AGE, Column, NAME, SELECTOR, age, label_selector, labels, name, or, text};
 use crate::fields::Fields;
 
 /// Endpoints and ports shown before `+ N more...`.
@@ -28,6 +28,25 @@ pub(super) const ENDPOINT_SLICE: &[Column] = &[
     text("Endpoints", "Addresses of the slice."),
     AGE,
 ];
+
+pub(super) const INGRESS: &[Column] = &[
+    NAME,
+    text("Class", "Which controllers are meant."),
+    text("Hosts", "Hosts of the rules."),
+    text("Address", "Where the ingress is reached."),
+    text("Ports", "Ports that are open."),
+    AGE,
+];
+
+pub(super) const INGRESS_CLASS: &[Column] = &[
+    NAME,
+    text("Controller", "Controller that is responsible for the class."),
+    text("Parameters", "An object with more parameters."),
+    AGE,
+];
+
+pub(super) const NETWORK_POLICY: &[Column] =
+    &[NAME, text("Pod-Selector", "Which pods the policy is for."), AGE];
 
 pub(super) fn service(service: &Value, now: jiff::Timestamp) -> Vec<Value> {
     let spec = &service["spec"];
@@ -63,14 +82,7 @@ fn external_ip(service: &Value) -> String {
     match spec.text("type") {
         "ClusterIP" | "NodePort" => joined("<none>", external.collect()),
         "LoadBalancer" => {
-            let mut ingress: Vec<&str> = service["status"]["loadBalancer"]
-                .items("ingress")
-                .iter()
-                .map(|i| if i.text("ip").is_empty() { i.text("hostname") } else { i.text("ip") })
-                .filter(|address| !address.is_empty())
-                .collect();
-            ingress.sort_unstable();
-            ingress.dedup();
+            let ingress = load_balancer(&service["status"]);
             joined("<pending>", ingress.into_iter().chain(external).collect())
         }
         "ExternalName" => spec.text("externalName").to_owned(),
@@ -103,10 +115,10 @@ pub(super) fn endpoint_slice(slice: &Value, now: jiff::Timestamp) -> Vec<Value> 
     let ports: Vec<String> = slice
         .items("ports")
         .iter()
-        .map(|port| match (port.number("port"), port.text("name")) {
-            (0, "") => "*".to_owned(),
-            (0, name) => name.to_owned(),
-            (number, _) => number.to_string(),
+        .map(|port| match (&port["port"], &port["name"]) {
+            (Value::Number(number), _) => number.to_string(),
+            (_, Value::String(name)) => name.clone(),
+            _ => "*".to_owned(),
         })
         .collect();
     let addresses: Vec<String> = slice
@@ -123,6 +135,65 @@ pub(super) fn endpoint_slice(slice: &Value, now: jiff::Timestamp) -> Vec<Value> 
         or(&some(&addresses), "<unset>"),
         age(slice, now),
     ]
+}
+
+/// The addresses of a load balancer, sorted and each once.
+fn load_balancer(status: &Value) -> Vec<&str> {
+    let mut all: Vec<&str> = status["loadBalancer"]
+        .items("ingress")
+        .iter()
+        .map(|i| if i.text("ip").is_empty() { i.text("hostname") } else { i.text("ip") })
+        .filter(|address| !address.is_empty())
+        .collect();
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+pub(super) fn ingress(ingress: &Value, now: jiff::Timestamp) -> Vec<Value> {
+    let spec = &ingress["spec"];
+    let ports = if spec.items("tls").is_empty() { "80" } else { "80, 443" };
+    vec![
+        name(ingress),
+        spec["ingressClassName"].as_str().unwrap_or("<none>").into(),
+        hosts(spec.items("rules")).into(),
+        load_balancer(&ingress["status"]).join(",").into(),
+        ports.into(),
+        age(ingress, now),
+    ]
+}
+
+/// Upstream shows three hosts and counts the rules that are left.
+fn hosts(rules: &[Value]) -> String {
+    let mut shown = Vec::new();
+    let mut more = false;
+    for rule in rules {
+        more |= shown.len() == SHOWN;
+        if !more && !rule.text("host").is_empty() {
+            shown.push(rule.text("host"));
+        }
+    }
+    match (shown.is_empty(), more) {
+        (true, _) => "*".into(),
+        (false, true) => format!("{} + {} more...", shown.join(","), rules.len() - SHOWN),
+        (false, false) => shown.join(","),
+    }
+}
+
+pub(super) fn ingress_class(class: &Value, now: jiff::Timestamp) -> Vec<Value> {
+    let (spec, parameters) = (&class["spec"], &class["spec"]["parameters"]);
+    let parameters = match (parameters, parameters["apiGroup"].as_str()) {
+        (Value::Null, _) => "<none>".to_owned(),
+        (parameters, None) => format!("{}/{}", parameters.text("kind"), parameters.text("name")),
+        (parameters, Some(group)) => {
+            format!("{}.{group}/{}", parameters.text("kind"), parameters.text("name"))
+        }
+    };
+    vec![name(class), spec.text("controller").into(), parameters.into(), age(class, now)]
+}
+
+pub(super) fn network_policy(policy: &Value, now: jiff::Timestamp) -> Vec<Value> {
+    vec![name(policy), label_selector(&policy["spec"]["podSelector"]), age(policy, now)]
 }
 
 fn host_port(ip: &str, port: i64) -> String {

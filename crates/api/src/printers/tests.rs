@@ -1,3 +1,5 @@
+mod objects;
+
 use serde_json::json;
 
 use super::*;
@@ -42,7 +44,11 @@ fn every_kind_has_a_cell_for_each_column() {
         let cells = row(kind, &json!({ "metadata": { "name": "x" } }), now());
         assert_eq!(cells.len(), columns(kind).len(), "{}", kind.kind);
         for (cell, column) in cells.iter().zip(columns(kind)) {
-            let fits = if column.type_ == "integer" { cell.is_number() } else { cell.is_string() };
+            // Upstream declares some numbers and truths as text, and one text as truth.
+            let fits = match column.type_ {
+                "integer" => cell.is_number(),
+                _ => !cell.is_null() && !cell.is_object() && !cell.is_array(),
+            };
             assert!(fits, "{} {}: {cell}", kind.kind, column.name);
         }
     }

@@ -1,4 +1,4 @@
-//! The workloads in `apps/v1`.
+//! The workloads in `apps/v1` and their relatives.
 
 use serde_json::Value;
 
@@ -11,14 +11,15 @@ use crate::fields::Fields;
 pub(super) const DEPLOYMENT: &[Column] = &[
     NAME,
     text("Ready", "Ready pods, of those wanted."),
-    integer("Up-to-date", "Pods of the latest template."),
-    integer("Available", "Pods that have been ready for long enough."),
+    text("Up-to-date", "Pods of the latest template."),
+    text("Available", "Pods that have been ready for long enough."),
     AGE,
     CONTAINERS,
     IMAGES,
     SELECTOR,
 ];
 
+/// Of ReplicationControllers, too.
 pub(super) const REPLICA_SET: &[Column] = &[
     NAME,
     integer("Desired", "Pods that are wanted."),
@@ -51,6 +52,21 @@ pub(super) const CONTROLLER_REVISION: &[Column] = &[
     NAME,
     text("Controller", "Whose revision it is."),
     text("Revision", "Number of the revision."),
+    AGE,
+];
+
+pub(super) const POD_TEMPLATE: &[Column] = &[
+    NAME,
+    text("Containers", "Names of the containers in the template."),
+    text("Images", "Images of the containers in the template."),
+    text("Pod Labels", "The labels for the pod template."),
+];
+
+pub(super) const POD_DISRUPTION_BUDGET: &[Column] = &[
+    NAME,
+    text("Min Available", "The minimum number of pods that must be available."),
+    text("Max Unavailable", "The maximum number of pods that may be unavailable."),
+    integer("Allowed Disruptions", "How many pods may be disrupted now."),
     AGE,
 ];
 
@@ -121,8 +137,40 @@ pub(super) fn controller_revision(revision: &Value, now: jiff::Timestamp) -> Vec
         }
         None => "<none>".into(),
     };
-    let number = revision.number("revision").to_string();
+    let number = revision.number("revision");
     vec![name(revision), controller.into(), number.into(), age(revision, now)]
+}
+
+pub(super) fn replication_controller(controller: &Value, now: jiff::Timestamp) -> Vec<Value> {
+    let mut cells = replica_set(controller, now);
+    cells.pop();
+    cells.push(labels(&controller["spec"]["selector"]));
+    cells
+}
+
+pub(super) fn pod_template(object: &Value) -> Vec<Value> {
+    let template = &object["template"];
+    vec![
+        name(object),
+        of_containers(template, "name"),
+        of_containers(template, "image"),
+        labels(&template["metadata"]["labels"]),
+    ]
+}
+
+pub(super) fn pod_disruption_budget(budget: &Value, now: jiff::Timestamp) -> Vec<Value> {
+    let bound = |field: &str| match &budget["spec"][field] {
+        Value::Null => "N/A".to_owned(),
+        Value::String(percent) => percent.clone(),
+        number => number.to_string(),
+    };
+    vec![
+        name(budget),
+        bound("minAvailable").into(),
+        bound("maxUnavailable").into(),
+        budget["status"].number("disruptionsAllowed").into(),
+        age(budget, now),
+    ]
 }
 
 fn ready_of_wanted(workload: &Value) -> Value {

@@ -93,7 +93,10 @@ fn gvk_of(component: &str) -> Option<Value> {
         "Binding" => Some(json!([entry("", "v1", short)])),
         "Scale" => Some(json!([entry("autoscaling", "v1", short)])),
         "Eviction" => Some(json!([entry("policy", "v1", short)])),
-        "TokenRequest" | "SelfSubjectReview" | "TokenReview" => {
+        // CSIDrivers have a TokenRequest of their own, which is no kind.
+        "TokenRequest" | "SelfSubjectReview" | "TokenReview"
+            if component.contains(".authentication.") =>
+        {
             Some(json!([entry("authentication.k8s.io", "v1", short)]))
         }
         "SelfSubjectAccessReview" | "SelfSubjectRulesReview" | "SubjectAccessReview" => {

@@ -59,6 +59,8 @@ static OVERLAYS: &[Overlay] = &[
     merge("apps.v1.DeploymentStatus", "conditions", TYPE),
     merge("apps.v1.ReplicaSetStatus", "conditions", TYPE),
     merge("apps.v1.StatefulSetStatus", "conditions", TYPE),
+    merge("autoscaling.v2.HorizontalPodAutoscalerStatus", "conditions", TYPE),
+    merge("batch.v1.JobStatus", "conditions", TYPE),
     merge("core.v1.Container", "env", NAME),
     merge("core.v1.Container", "ports", CONTAINER_PORT),
     merge("core.v1.Container", "volumeDevices", DEVICE_PATH),
@@ -86,9 +88,12 @@ static OVERLAYS: &[Overlay] = &[
     merge("core.v1.PodStatus", "hostIPs", IP),
     merge("core.v1.PodStatus", "podIPs", IP),
     with("core.v1.PodStatus", "resourceClaimStatuses", NAME, MERGE_RETAIN_KEYS),
+    merge("core.v1.ReplicationControllerStatus", "conditions", TYPE),
     merge("core.v1.ServiceAccount", "secrets", NAME),
     merge("core.v1.ServiceSpec", "ports", SERVICE_PORT),
     merge("core.v1.ServiceStatus", "conditions", TYPE),
+    merge("policy.v1.PodDisruptionBudgetStatus", "conditions", TYPE),
+    merge("storage.v1.CSINodeSpec", "drivers", NAME),
 ];
 
 /// The overlay of a field, by the full name of its struct.

@@ -6,8 +6,11 @@ use std::sync::OnceLock;
 
 use k8s_openapi::api::{
     apps::v1 as apps, authentication::v1 as authentication, authorization::v1 as authorization,
-    autoscaling::v1 as autoscaling, coordination::v1 as coordination, core::v1 as core,
-    discovery::v1 as discovery, events::v1 as events, policy::v1 as policy,
+    autoscaling::v1 as autoscaling, autoscaling::v2 as autoscaling_v2, batch::v1 as batch,
+    certificates::v1 as certificates, coordination::v1 as coordination, core::v1 as core,
+    discovery::v1 as discovery, events::v1 as events, networking::v1 as networking,
+    node::v1 as node, policy::v1 as policy, rbac::v1 as rbac, scheduling::v1 as scheduling,
+    storage::v1 as storage,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use schemars::SchemaGenerator;
@@ -181,12 +184,19 @@ pub(super) static ROOTS: &[((&str, &str), &[Register])] = &[
             register::<core::ConfigMap>,
             register::<core::Endpoints>,
             register::<core::Event>,
+            register::<core::LimitRange>,
             register::<core::Namespace>,
             register::<core::Node>,
+            register::<core::PersistentVolume>,
+            register::<core::PersistentVolumeClaim>,
             register::<core::Pod>,
+            register::<core::PodTemplate>,
+            register::<core::ReplicationController>,
+            register::<core::ResourceQuota>,
             register::<core::Secret>,
             register::<core::Service>,
             register::<core::ServiceAccount>,
+            register::<autoscaling::Scale>,
             register::<policy::Eviction>,
             register::<authentication::TokenRequest>,
         ],
@@ -214,7 +224,40 @@ pub(super) static ROOTS: &[((&str, &str), &[Register])] = &[
             register::<authorization::SubjectAccessReview>,
         ],
     ),
+    (("autoscaling", "v1"), &[register::<autoscaling::HorizontalPodAutoscaler>]),
+    (("autoscaling", "v2"), &[register::<autoscaling_v2::HorizontalPodAutoscaler>]),
+    (("batch", "v1"), &[register::<batch::CronJob>, register::<batch::Job>]),
+    (("certificates.k8s.io", "v1"), &[register::<certificates::CertificateSigningRequest>]),
     (("coordination.k8s.io", "v1"), &[register::<coordination::Lease>]),
     (("discovery.k8s.io", "v1"), &[register::<discovery::EndpointSlice>]),
     (("events.k8s.io", "v1"), &[register::<events::Event>]),
+    (
+        ("networking.k8s.io", "v1"),
+        &[
+            register::<networking::Ingress>,
+            register::<networking::IngressClass>,
+            register::<networking::NetworkPolicy>,
+        ],
+    ),
+    (("node.k8s.io", "v1"), &[register::<node::RuntimeClass>]),
+    (("policy", "v1"), &[register::<policy::PodDisruptionBudget>]),
+    (
+        ("rbac.authorization.k8s.io", "v1"),
+        &[
+            register::<rbac::ClusterRole>,
+            register::<rbac::ClusterRoleBinding>,
+            register::<rbac::Role>,
+            register::<rbac::RoleBinding>,
+        ],
+    ),
+    (("scheduling.k8s.io", "v1"), &[register::<scheduling::PriorityClass>]),
+    (
+        ("storage.k8s.io", "v1"),
+        &[
+            register::<storage::CSIDriver>,
+            register::<storage::CSINode>,
+            register::<storage::StorageClass>,
+            register::<storage::VolumeAttachment>,
+        ],
+    ),
 ];

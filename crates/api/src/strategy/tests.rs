@@ -134,3 +134,78 @@ fn an_update_need_not_repeat_what_the_system_wrote() {
     prepare_for_update(config_map, None, &mut new, &old);
     assert_eq!(new["metadata"], old["metadata"]);
 }
+
+#[test]
+fn a_job_is_told_from_others_by_its_uid() {
+    let job = kind("batch/v1", "Job");
+    let labels = |spec: Value| {
+        let mut object = json!({ "metadata": { "name": "j", "uid": "u" }, "spec": spec });
+        prepare_for_create(job, &mut object);
+        complete(job, &mut object);
+        object
+    };
+    let object = labels(json!({ "template": { "metadata": { "labels": { "a": "b" } } } }));
+    assert_eq!(
+        object["spec"]["selector"],
+        json!({ "matchLabels": { "batch.kubernetes.io/controller-uid": "u" } })
+    );
+    assert_eq!(
+        object["spec"]["template"]["metadata"]["labels"],
+        json!({
+            "a": "b", "batch.kubernetes.io/controller-uid": "u",
+            "batch.kubernetes.io/job-name": "j", "controller-uid": "u", "job-name": "j",
+        })
+    );
+    let by_hand = json!({ "manualSelector": true, "selector": { "matchLabels": { "a": "b" } } });
+    assert_eq!(labels(by_hand.clone())["spec"], by_hand);
+}
+
+#[test]
+fn status_and_generation_of_each_kind_start_as_upstreams_do() {
+    for (api_version, name, status, generation) in [
+        ("v1", "PersistentVolume", json!({ "phase": "Pending" }), json!(null)),
+        ("v1", "PersistentVolumeClaim", json!({ "phase": "Pending" }), json!(null)),
+        ("v1", "ResourceQuota", json!({}), json!(null)),
+        ("v1", "ReplicationController", json!({ "replicas": 0 }), json!(1)),
+        ("v1", "PodTemplate", json!({ "x": 1 }), json!(1)),
+        ("batch/v1", "Job", json!({}), json!(1)),
+        ("batch/v1", "CronJob", json!({}), json!(1)),
+        ("certificates.k8s.io/v1", "CertificateSigningRequest", json!({}), json!(null)),
+        ("networking.k8s.io/v1", "Ingress", json!({ "loadBalancer": {} }), json!(1)),
+        ("networking.k8s.io/v1", "NetworkPolicy", json!({ "x": 1 }), json!(1)),
+        ("storage.k8s.io/v1", "VolumeAttachment", json!({ "attached": false }), json!(null)),
+    ] {
+        let mut object = json!({ "metadata": {}, "spec": {}, "status": { "x": 1 } });
+        prepare_for_create(kind(api_version, name), &mut object);
+        assert_eq!(object["status"], status, "{name}");
+        assert_eq!(object["metadata"]["generation"], generation, "{name}");
+    }
+}
+
+#[test]
+fn a_changed_pod_template_is_a_new_generation_and_a_changed_description_is_none() {
+    for (api_version, name, field, expected) in [
+        ("v1", "PodTemplate", "template", 4),
+        ("networking.k8s.io/v1", "NetworkPolicy", "spec", 4),
+        ("scheduling.k8s.io/v1", "PriorityClass", "description", 3),
+    ] {
+        let mut old = json!({ "metadata": { "generation": 3 } });
+        old.set(field, json!({ "a": "b" }));
+        let mut new = old.clone();
+        new.set(field, json!({ "a": "c" }));
+        prepare_for_update(kind(api_version, name), None, &mut new, &old);
+        assert_eq!(new["metadata"]["generation"], expected, "{name}");
+    }
+}
+
+#[test]
+fn a_request_for_a_certificate_names_who_sends_it() {
+    let csr = kind("certificates.k8s.io/v1", "CertificateSigningRequest");
+    let mut object = json!({ "spec": { "username": "root", "uid": "0", "extra": { "a": ["b"] } } });
+    set_requester(csr, &mut object, "jane", &["dev".to_owned()]);
+    assert_eq!(object["spec"], json!({ "username": "jane", "groups": ["dev"] }));
+    let old = object.clone();
+    object["spec"].set("username", "root");
+    prepare_for_update(csr, None, &mut object, &old);
+    assert_eq!(object["spec"], old["spec"]);
+}

@@ -104,9 +104,19 @@ impl Causes {
     }
 
     pub(super) fn not_supported(&mut self, path: &Path<'_>, value: &str, supported: &[&str]) {
+        self.not_supported_value(path, &value.into(), supported);
+    }
+
+    /// As [`Causes::not_supported`], of a value that is no text.
+    pub(super) fn not_supported_value(
+        &mut self,
+        path: &Path<'_>,
+        value: &Value,
+        supported: &[&str],
+    ) {
         let supported: Vec<String> = supported.iter().map(|value| format!("{value:?}")).collect();
         let message =
-            format!("Unsupported value: {value:?}: supported values: {}", supported.join(", "));
+            format!("Unsupported value: {value}: supported values: {}", supported.join(", "));
         self.push(Reason::NotSupported, path, message);
     }
 

@@ -18,8 +18,14 @@ const SUBDOMAIN_REGEX: &str = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-
 const QUALIFIED_REGEX: &str = "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]";
 const LABEL_VALUE_REGEX: &str = "(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?";
 
+const WILDCARD_REGEX: &str = r"\*\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*";
+const HTTP_PATH_REGEX: &str = r"[A-Za-z0-9/\-._~%!$&'()*+,;=:]+";
+
 /// Upstream's RegexError, its commas included.
 fn regex_error(text: &str, regex: &str, examples: &[&str]) -> String {
+    if examples.is_empty() {
+        return format!("{text} (regex used for validation is '{regex}')");
+    }
     let examples: Vec<String> = examples.iter().map(|example| format!("'{example}', ")).collect();
     format!("{text} (e.g. {}regex used for validation is '{regex}')", examples.join(" or "))
 }
@@ -62,6 +68,35 @@ pub(super) fn dns_subdomain(text: &str) -> Vec<String> {
         regex_error(rule, SUBDOMAIN_REGEX, &["example.com"])
     });
     too_long(text, 253).into_iter().chain(shape).collect()
+}
+
+/// `*.example.com`
+pub(super) fn wildcard_dns_subdomain(text: &str) -> Vec<String> {
+    let rest = text.strip_prefix("*.").unwrap_or_default();
+    let shape = (!rest.split('.').all(is_label_text)).then(|| {
+        let rule = "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS \
+                    subdomain, which must consist of lower case alphanumeric characters, '-' or \
+                    '.' and end with an alphanumeric character";
+        regex_error(rule, WILDCARD_REGEX, &["*.example.com"])
+    });
+    too_long(text, 253).into_iter().chain(shape).collect()
+}
+
+/// A name that only has to be one step of a URL's path, as names of roles are.
+pub(super) fn path_segment(text: &str) -> Vec<String> {
+    if matches!(text, "." | "..") {
+        return vec![format!("may not be '{text}'")];
+    }
+    let parts = ['/', '%'].into_iter().filter(|part| text.contains(*part));
+    parts.map(|part| format!("may not contain '{part}'")).collect()
+}
+
+/// The path of a URL, as far as its characters go.
+pub(super) fn http_path(text: &str) -> Vec<String> {
+    let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&byte);
+    let shape = (text.is_empty() || !text.bytes().all(fine))
+        .then(|| regex_error("Invalid path", HTTP_PATH_REGEX, &[]));
+    shape.into_iter().collect()
 }
 
 pub(super) fn label_value(text: &str) -> Vec<String> {

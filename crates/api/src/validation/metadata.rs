@@ -34,10 +34,12 @@ pub(super) fn validate(causes: &mut Causes, kind: &Kind, object: &Value) {
     }
 }
 
-/// Names of objects that become parts of host names are labels, all others subdomains.
+/// Names of objects that become parts of host names are labels, those of roles and the like only
+/// have to fit into a path, all others are subdomains.
 fn names(causes: &mut Causes, path: &Path<'_>, kind: &Kind, metadata: &Value) {
-    let format = match kind.kind {
-        "Service" | "Namespace" | "StatefulSet" => formats::dns_label,
+    let format = match (kind.group, kind.kind) {
+        (_, "Service" | "Namespace" | "StatefulSet") => formats::dns_label,
+        ("rbac.authorization.k8s.io" | "certificates.k8s.io", _) => formats::path_segment,
         _ => formats::dns_subdomain,
     };
     let prefix = metadata.text("generateName");

@@ -106,7 +106,7 @@ fn dns(causes: &mut Causes, path: &Path<'_>, spec: &Value) {
     }
 }
 
-fn tolerations(causes: &mut Causes, path: &Path<'_>, tolerations: &[Value]) {
+pub(super) fn tolerations(causes: &mut Causes, path: &Path<'_>, tolerations: &[Value]) {
     for (index, toleration) in tolerations.iter().enumerate() {
         let path = path.index(index);
         let key = toleration.text("key");

@@ -1,3 +1,5 @@
+mod objects;
+
 use serde_json::json;
 
 use super::*;
@@ -14,6 +16,7 @@ fn created(object: &Value) -> Vec<String> {
     let mut object = object.clone();
     defaults(kind, &mut object);
     crate::strategy::prepare_for_create(kind, &mut object);
+    crate::strategy::complete(kind, &mut object);
     validate_create(kind, &object).iter().map(ToString::to_string).collect()
 }
 
@@ -22,6 +25,7 @@ fn updated(old: &Value, change: impl FnOnce(&mut Value)) -> Vec<String> {
     let mut old = old.clone();
     defaults(kind, &mut old);
     crate::strategy::prepare_for_create(kind, &mut old);
+    crate::strategy::complete(kind, &mut old);
     let mut new = old.clone();
     change(&mut new);
     defaults(kind, &mut new);

@@ -28,6 +28,53 @@ pub(super) fn replica_set(causes: &mut Causes, replica_set: &Value) {
     selected_template(causes, &path, spec, Empty::Deployment);
 }
 
+/// In `v1`, with a plain selector.
+pub(super) fn replication_controller(causes: &mut Causes, controller: &Value) {
+    let (spec, path) = (&controller["spec"], Path::new("spec"));
+    causes.non_negative(&path, spec, "minReadySeconds");
+    if spec.entries("selector").next().is_none() {
+        causes.required(&path.child("selector"), "");
+    }
+    metadata::labels(causes, &path.child("selector"), &spec["selector"]);
+    replicas(causes, spec);
+    let own = path.child("template");
+    if !spec.has("template") {
+        return causes.required(&own, "");
+    }
+    let labels = &spec["template"]["metadata"]["labels"];
+    let fits = spec.entries("selector").all(|(key, value)| labels.get(key) == Some(value));
+    if !fits {
+        let metadata = own.child("metadata");
+        let message = "`selector` does not match template `labels`";
+        causes.invalid(&metadata.child("labels"), labels.clone(), message);
+    }
+    template(causes, &own, &spec["template"]);
+    long_running(causes, &own.child("spec"), &spec["template"]["spec"]);
+}
+
+pub(super) fn pod_template(causes: &mut Causes, object: &Value) {
+    template(causes, &Path::new("template"), &object["template"]);
+}
+
+fn template(causes: &mut Causes, path: &Path<'_>, template: &Value) {
+    let (own, metadata_path) = (&template["metadata"], path.child("metadata"));
+    metadata::labels(causes, &metadata_path.child("labels"), &own["labels"]);
+    metadata::annotations(causes, &metadata_path.child("annotations"), &own["annotations"]);
+    pod::validate_spec(causes, &path.child("spec"), &template["spec"]);
+}
+
+/// Pods that are to run for ever.
+fn long_running(causes: &mut Causes, path: &Path<'_>, spec: &Value) {
+    let policy = spec.text("restartPolicy");
+    if !matches!(policy, "Always" | "") {
+        causes.not_supported(&path.child("restartPolicy"), policy, &["Always"]);
+    }
+    if spec.has("activeDeadlineSeconds") {
+        let message = "activeDeadlineSeconds in ReplicaSet is not Supported";
+        causes.forbidden(&path.child("activeDeadlineSeconds"), message);
+    }
+}
+
 pub(super) fn stateful_set(causes: &mut Causes, stateful_set: &Value) {
     let (spec, path) = (&stateful_set["spec"], Path::new("spec"));
     match spec.text("podManagementPolicy") {
@@ -133,19 +180,8 @@ fn selected_template(causes: &mut Causes, path: &Path<'_>, spec: &Value, empty: 
         let labels = if labels.is_null() { crate::fields::empty() } else { labels.clone() };
         causes.invalid(&metadata_path.child("labels"), labels, message);
     }
-    metadata::labels(causes, &metadata_path.child("labels"), labels);
-    let annotations = &template["metadata"]["annotations"];
-    metadata::annotations(causes, &metadata_path.child("annotations"), annotations);
-    let spec_path = template_path.child("spec");
-    pod::validate_spec(causes, &spec_path, &template["spec"]);
-    let policy = template["spec"].text("restartPolicy");
-    if !matches!(policy, "Always" | "") {
-        causes.not_supported(&spec_path.child("restartPolicy"), policy, &["Always"]);
-    }
-    if template["spec"].has("activeDeadlineSeconds") {
-        let message = "activeDeadlineSeconds in ReplicaSet is not Supported";
-        causes.forbidden(&spec_path.child("activeDeadlineSeconds"), message);
-    }
+    self::template(causes, &template_path, template);
+    long_running(causes, &template_path.child("spec"), &template["spec"]);
 }
 
 fn deployment_strategy(causes: &mut Causes, path: &Path<'_>, strategy: &Value) {
@@ -178,7 +214,7 @@ fn deployment_strategy(causes: &mut Causes, path: &Path<'_>, strategy: &Value) {
     }
 }
 
-fn percent(value: &Value) -> Option<u64> {
+pub(super) fn percent(value: &Value) -> Option<u64> {
     let digits = value.as_str()?.strip_suffix('%')?;
     let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
     is_number.then(|| digits.parse().unwrap_or(u64::MAX))
@@ -188,7 +224,7 @@ fn is_zero(value: &Value) -> bool {
     value.is_null() || value.as_i64() == Some(0) || percent(value) == Some(0)
 }
 
-fn int_or_percent(causes: &mut Causes, path: &Path<'_>, value: &Value) {
+pub(super) fn int_or_percent(causes: &mut Causes, path: &Path<'_>, value: &Value) {
     match value {
         Value::String(text) if percent(value).is_none() => {
             let message = "a valid percent string must be a numeric string followed by an ending \

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use http::{HeaderMap, Request, Response, StatusCode};
-use portolan_api::Kind;
 use portolan_api::kinds::{self, Scope, Subresource};
 use portolan_api::schema::{self, ContentType};
+use portolan_api::{Kind, strategy};
 use serde_json::json;
 
 use crate::negotiate::{self, Accepted, PatchType};
@@ -21,6 +21,7 @@ use crate::{UserInfo, body, respond};
 
 /// A request on a kind, checked.
 pub(super) struct Call {
+    pub(super) user: UserInfo,
     pub(super) kind: &'static Kind,
     pub(super) info: RequestInfo,
     pub(super) query: Query,
@@ -84,13 +85,15 @@ impl Inner {
             None => None,
             Some(name) => Some(served_subresource(kind, name).ok_or_else(Status::unknown_path)?),
         };
-        let call = Call { kind, info, query, request };
+        let call = Call { user: user.clone(), kind, info, query, request };
         let mut response = match subresource {
             None => self.object(call).await,
-            Some(part @ (Subresource::Status | Subresource::EphemeralContainers)) => {
-                self.part(call, part).await
-            }
-            Some(Subresource::Finalize) => self.part(call, Subresource::Finalize).await,
+            Some(
+                part @ (Subresource::Status
+                | Subresource::EphemeralContainers
+                | Subresource::Finalize
+                | Subresource::Approval),
+            ) => self.part(call, part).await,
             Some(Subresource::Scale) => self.scale(call).await,
             Some(other) => self.connect(call, other).await,
         }?;
@@ -171,8 +174,9 @@ impl Inner {
             return Err(Status::wrong_method());
         }
         let bytes = call.read_body().await?;
-        let (value, mut warnings) =
+        let (mut value, mut warnings) =
             body::object(call.kind, call.headers(), &bytes, options.strictness)?;
+        strategy::set_requester(call.kind, &mut value, &call.user.name, &call.user.groups);
         let mut outcome = self
             .registry
             .create(call.kind, call.info.namespace.as_deref(), value, options.dry_run)
@@ -207,16 +211,13 @@ impl Inner {
         let target = call.target()?;
         let options = delete_options(&mut call).await?;
         Ok(match self.registry.delete(&target, &options).await? {
-            // The kinds whose storage answers with the object itself (`ReturnDeletedObject`).
-            Deleted::Gone(stored) if matches!(target.kind.kind, "Pod" | "ServiceAccount") => {
-                respond::object(
-                    accepted,
-                    IncludeObject::Metadata,
-                    call.kind,
-                    &stored,
-                    StatusCode::OK,
-                )
-            }
+            Deleted::Gone(stored) if answers_with_object(target.kind) => respond::object(
+                accepted,
+                IncludeObject::Metadata,
+                call.kind,
+                &stored,
+                StatusCode::OK,
+            ),
             Deleted::Gone(stored) => {
                 let uid = &stored.value["metadata"]["uid"];
                 let status = Status::deleted(target.subject(), &target.name, uid);
@@ -275,6 +276,19 @@ impl Inner {
     }
 }
 
+/// The kinds whose storage answers a deletion with the object itself (`ReturnDeletedObject`).
+fn answers_with_object(kind: &Kind) -> bool {
+    matches!(
+        kind.kind,
+        "PersistentVolume"
+            | "PersistentVolumeClaim"
+            | "Pod"
+            | "PodTemplate"
+            | "ResourceQuota"
+            | "ServiceAccount"
+    )
+}
+
 async fn delete_options(call: &mut Call) -> Result<DeleteOptions> {
     let bytes = call.read_body().await?;
     DeleteOptions::parse(&bytes, call.headers(), &call.query)
@@ -297,7 +311,7 @@ fn written(
 }
 
 fn served_subresource(kind: &Kind, name: &str) -> Option<Subresource> {
-    kind.subresources.iter().copied().find(|s| crate::discovery::subresource_name(*s) == name)
+    kind.subresources.iter().copied().find(|s| s.as_str() == name)
 }
 
 /// The `Status` of a request that created something which is not an object.

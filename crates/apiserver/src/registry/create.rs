@@ -50,6 +50,7 @@ impl Registry {
             };
             return Err(Status::invalid(subject(kind), "", &[cause]));
         }
+        self.admit(stored_kind, &mut object)?;
         defaults(stored_kind, &mut object);
         fill_in(&mut object);
         strategy::prepare_for_create(stored_kind, &mut object);
@@ -86,6 +87,7 @@ impl Registry {
             namespace: namespace.map(str::to_owned),
             name: meta::name(&object).to_owned(),
         };
+        strategy::complete(convert::stored_kind(kind), &mut object);
         if kind.kind == "Service" {
             self.services.prepare_for_create(&mut object)?;
         }

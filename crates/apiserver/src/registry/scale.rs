@@ -22,6 +22,11 @@ pub(crate) fn scale_of(stored: &Stored) -> Value {
     for field in ["name", "namespace", "uid", "creationTimestamp"] {
         metadata[field] = object["metadata"][field].clone();
     }
+    // A ReplicationController selects by plain labels.
+    let selector = match object["kind"].as_str() {
+        Some("ReplicationController") => json!({"matchLabels": object["spec"]["selector"]}),
+        _ => object["spec"]["selector"].clone(),
+    };
     json!({
         "kind": "Scale",
         "apiVersion": "autoscaling/v1",
@@ -29,7 +34,7 @@ pub(crate) fn scale_of(stored: &Stored) -> Value {
         "spec": {"replicas": object["spec"]["replicas"].as_i64().unwrap_or(0)},
         "status": {
             "replicas": object["status"]["replicas"].as_i64().unwrap_or(0),
-            "selector": selector_text(&object["spec"]["selector"]),
+            "selector": selector_text(&selector),
         },
     })
 }

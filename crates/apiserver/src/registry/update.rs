@@ -3,12 +3,13 @@
 //! Every update goes through [`Registry::guaranteed_update`]: read, make the new object from the current one, commit
 //! against the revision that was read, and begin again when somebody was faster, unless the caller named a revision.
 
+use jiff::Timestamp;
 use portolan_api::kinds::Subresource;
 use portolan_api::{Cause, Reason, defaults, strategy, validate_update};
 use portolan_store::{Op, Stored};
 use serde_json::Value;
 
-use super::{Change, Outcome, Registry, Target, is_race, meta, namespaces};
+use super::{Change, Outcome, Registry, Target, certificates, is_race, meta, namespaces};
 use crate::convert;
 use crate::query::{DryRun, resource_version};
 use crate::services::Reservation;
@@ -44,7 +45,8 @@ impl Registry {
         if self.store.get(&target.key()).is_none() && part.is_none() && creates_on_update(target) {
             return self.create_on_update(target, object, dry_run).await;
         }
-        if target.kind.kind == "Lease" && meta::text(&object, "resourceVersion").is_empty() {
+        let needs_version = matches!(target.kind.kind, "Lease" | "PodDisruptionBudget");
+        if needs_version && meta::text(&object, "resourceVersion").is_empty() {
             let cause = Cause {
                 reason: Reason::Invalid,
                 field: "metadata.resourceVersion".into(),
@@ -144,6 +146,7 @@ impl Registry {
         }
         defaults(kind, new);
         strategy::prepare_for_update(kind, part, new, old);
+        certificates::date_conditions(kind, part, new, old, Timestamp::now());
         let is_service = kind.kind == "Service" && part.is_none();
         if is_service {
             self.services.prepare_for_update(new, old)?;
@@ -197,7 +200,11 @@ fn is_gone(target: &Target, object: &Value) -> bool {
 
 /// `AllowCreateOnUpdate` of upstream's strategies.
 fn creates_on_update(target: &Target) -> bool {
-    matches!(target.kind.kind, "Endpoints" | "Event" | "Lease" | "Service")
+    target.kind.group == "rbac.authorization.k8s.io"
+        || matches!(
+            target.kind.kind,
+            "Endpoints" | "Event" | "Lease" | "LimitRange" | "PriorityClass" | "Service"
+        )
 }
 
 fn check_name(target: &Target, body: &Value) -> Result<()> {

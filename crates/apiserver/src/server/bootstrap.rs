@@ -1,4 +1,4 @@
-//! What must exist before the first request: system namespaces, and the Service `default/kubernetes` that leads to this
+//! What must exist before the first request: system namespaces, the priorities of the system, and the Service `default/kubernetes` that leads to this
 //! server, with its Endpoints and EndpointSlice (upstream `pkg/controlplane/controller/kubernetesservice`).
 
 use std::net::Ipv4Addr;
@@ -19,6 +19,21 @@ use crate::status::Status;
 
 const NAME: &str = "kubernetes";
 const NAMESPACE: &str = "default";
+
+/// The classes that every cluster has (upstream `pkg/apis/scheduling/v1/helpers.go`).
+const PRIORITY_CLASSES: [(&str, i64, &str); 2] = [
+    (
+        "system-cluster-critical",
+        2_000_000_000,
+        "Used for system critical pods that must run in the cluster, but can be moved to another \
+         node if necessary.",
+    ),
+    (
+        "system-node-critical",
+        2_000_001_000,
+        "Used for system critical pods that must not be moved from their current node.",
+    ),
+];
 
 const RETRY: Duration = Duration::from_millis(50);
 /// The objects of `default/kubernetes`.
@@ -84,6 +99,16 @@ impl Inner {
                 "metadata": {"name": name, "labels": {"kubernetes.io/metadata.name": name}},
             });
             self.ensure(namespace_kind(), None, name, namespace).await?;
+        }
+        for (name, value, description) in PRIORITY_CLASSES {
+            let class = json!({
+                "apiVersion": "scheduling.k8s.io/v1",
+                "kind": "PriorityClass",
+                "metadata": {"name": name},
+                "value": value,
+                "description": description,
+            });
+            self.ensure(kind("scheduling.k8s.io/v1", "PriorityClass"), None, name, class).await?;
         }
         self.ensure_default_service().await
     }

@@ -1,5 +1,7 @@
 //! Real `kubectl` over TLS on loopback: what people type, and what they see.
 
+mod kinds;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 

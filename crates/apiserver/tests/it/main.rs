@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod delete;
+mod kinds;
 mod kubectl;
 mod nodes;
 mod objects;
