@@ -12,6 +12,8 @@ mod overlay;
 pub(crate) mod quantity;
 mod types;
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 pub use self::decode::{ContentType, Decoded, decode};
@@ -30,6 +32,9 @@ pub enum Strictness {
     /// Refuse the object.
     Strict,
 }
+
+/// More unknown and duplicate fields than these are not told of (as upstream's `sigs.k8s.io/json`).
+const MOST_FINDINGS: usize = 100;
 
 /// Why a body was refused; the text is what a Kubernetes API server puts into its BadRequest.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -70,7 +75,9 @@ pub fn check_component(
     let unknown = check::check(component, object).map_err(|reason| refuse(&reason))?;
     let duplicates = duplicates.iter().map(|path| format!("duplicate field {path:?}"));
     let unknown = unknown.iter().map(|path| format!("unknown field {path:?}"));
-    let findings: Vec<String> = unknown.chain(duplicates).collect();
+    let mut seen = HashSet::new();
+    let findings: Vec<String> =
+        unknown.chain(duplicates).filter(|f| seen.insert(f.clone())).take(MOST_FINDINGS).collect();
     match strictness {
         Strictness::Ignore => Ok(Vec::new()),
         Strictness::Warn => Ok(findings),

@@ -22,7 +22,9 @@ pub(crate) const LIMIT: usize = 3 * 1024 * 1024;
 pub(crate) async fn read(body: Body) -> Result<Bytes> {
     match Limited::new(body, LIMIT).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(Status::too_large(LIMIT)),
+        Err(error) if error.is::<LengthLimitError>() => {
+            Err(Status::too_large(format_args!("limit is {LIMIT}")))
+        }
         Err(error) => Err(Status::bad_request(format!("error reading the body: {error}"))),
     }
 }

@@ -1,14 +1,18 @@
 //! Discovery: which groups, versions and resources are served.
 //!
-//! Aggregated discovery (`apidiscovery.k8s.io/v2`, KEP-3352) when `Accept` asks for it on `/api` and `/apis`, the
-//! older documents else. All of it is derived from the table of kinds.
+//! Aggregated discovery (`apidiscovery.k8s.io` v2, and v2beta1 for kubectl before 1.30; KEP-3352) when `Accept` asks for it
+//! on `/api` and `/apis`, the older documents else. All of it is derived from the table of kinds, so it is rendered once.
 
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use std::sync::LazyLock;
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, VARY};
 use http::{Response, StatusCode};
 use portolan_api::Kind;
 use portolan_api::kinds::{self, Scope, Subresource};
 use serde_json::{Value, json};
 
+use crate::encode::to_json;
 use crate::negotiate;
 use crate::respond;
 use crate::server::{Body, Inner};
@@ -108,28 +112,14 @@ pub(crate) fn respond(
     segments: &[&str],
     headers: &HeaderMap,
 ) -> Result<Response<Body>> {
+    if let ["api" | "apis"] = segments
+        && let Some(version) = wants_aggregated(headers)
+    {
+        return Ok(aggregated(segments == ["api"], version, headers));
+    }
     let encoding = negotiate::plain(headers);
     let ok = |value: Value| Ok(respond::value(encoding, StatusCode::OK, &value));
     match segments {
-        ["api" | "apis"] if wants_aggregated(headers) => {
-            let groups =
-                groups().into_iter().filter(|(group, _)| group.is_empty() == (segments == ["api"]));
-            let list = json!({
-                "kind": "APIGroupDiscoveryList",
-                "apiVersion": "apidiscovery.k8s.io/v2",
-                "metadata": {},
-                "items": groups.map(|(g, v)| aggregated_group(g, &v)).collect::<Vec<_>>(),
-            });
-            let mut response = respond::value(negotiate::Encoding::Json, StatusCode::OK, &list);
-            response.headers_mut().insert(
-                CONTENT_TYPE,
-                HeaderValue::from_static(
-                    "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
-                ),
-            );
-            response.headers_mut().insert("Vary", HeaderValue::from_static("Accept"));
-            Ok(response)
-        }
         ["api"] => ok(json!({
             "kind": "APIVersions",
             "versions": ["v1"],
@@ -165,20 +155,109 @@ fn unknown() -> Result<Response<Body>> {
     Err(Status::unknown_path())
 }
 
-fn wants_aggregated(headers: &HeaderMap) -> bool {
+/// The versions of aggregated discovery. They differ in their name only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Aggregation {
+    V2,
+    V2Beta1,
+}
+
+/// Which aggregated form the client likes best, when it likes one better than the plain documents.
+fn wants_aggregated(headers: &HeaderMap) -> Option<Aggregation> {
     for range in negotiate::ranges(headers) {
         match (range.essence, range.param("as"), range.param("g"), range.param("v")) {
             (
                 "application/json",
                 Some("APIGroupDiscoveryList"),
                 Some("apidiscovery.k8s.io"),
-                Some("v2"),
-            ) => return true,
-            ("application/json" | "application/yaml" | "*/*", None, ..) => return false,
+                Some(version),
+            ) => match version {
+                "v2" => return Some(Aggregation::V2),
+                "v2beta1" => return Some(Aggregation::V2Beta1),
+                _ => {}
+            },
+            ("application/json" | "application/yaml" | "*/*", None, ..) => return None,
             _ => {}
         }
     }
-    false
+    None
+}
+
+/// A rendered document of aggregated discovery.
+struct Aggregated {
+    bytes: Bytes,
+    etag: HeaderValue,
+    content_type: &'static str,
+}
+
+impl Aggregated {
+    fn render(core: bool, version: Aggregation) -> Aggregated {
+        let (version, content_type) = match version {
+            Aggregation::V2 => {
+                ("v2", "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList")
+            }
+            Aggregation::V2Beta1 => (
+                "v2beta1",
+                "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
+            ),
+        };
+        let groups = groups().into_iter().filter(|(group, _)| group.is_empty() == core);
+        let bytes = to_json(&json!({
+            "kind": "APIGroupDiscoveryList",
+            "apiVersion": format!("apidiscovery.k8s.io/{version}"),
+            "metadata": {},
+            "items": groups.map(|(g, v)| aggregated_group(g, &v)).collect::<Vec<_>>(),
+        }));
+        Aggregated { etag: etag(&bytes), bytes: bytes.into(), content_type }
+    }
+}
+
+/// Answers aggregated discovery, or that what the client has is still right.
+fn aggregated(core: bool, version: Aggregation, headers: &HeaderMap) -> Response<Body> {
+    static RENDERED: [LazyLock<Aggregated>; 4] = [
+        LazyLock::new(|| Aggregated::render(false, Aggregation::V2)),
+        LazyLock::new(|| Aggregated::render(true, Aggregation::V2)),
+        LazyLock::new(|| Aggregated::render(false, Aggregation::V2Beta1)),
+        LazyLock::new(|| Aggregated::render(true, Aggregation::V2Beta1)),
+    ];
+    let index = usize::from(core) + if version == Aggregation::V2 { 0 } else { 2 };
+    let document = &*RENDERED[index];
+    let mut response = if is_current(headers, &document.etag) {
+        not_modified()
+    } else {
+        respond::document(document.content_type, document.bytes.clone())
+    };
+    let answered = response.headers_mut();
+    answered.insert(ETAG, document.etag.clone());
+    answered.insert(VARY, HeaderValue::from_static("Accept"));
+    answered.insert(CACHE_CONTROL, HeaderValue::from_static("public"));
+    response
+}
+
+/// The strong validator of a document: its hash in quotes.
+pub(crate) fn etag(document: &[u8]) -> HeaderValue {
+    use sha2::Digest as _;
+    let hash: String = sha2::Sha512::digest(document).iter().map(|b| format!("{b:02X}")).collect();
+    HeaderValue::from_str(&format!("\"{hash}\"")).expect("hexadecimal is a fine header value")
+}
+
+/// Whether `If-None-Match` names the document that there is (RFC 9110 section 13.1.2).
+pub(crate) fn is_current(headers: &HeaderMap, etag: &HeaderValue) -> bool {
+    let sent = headers.get_all(IF_NONE_MATCH).iter().filter_map(|v| v.to_str().ok());
+    let mut sent = sent.flat_map(|v| v.split(',')).map(str::trim);
+    sent.any(|tag| tag == "*" || tag.trim_start_matches("W/").as_bytes() == etag.as_bytes())
+}
+
+pub(crate) fn not_modified() -> Response<Body> {
+    let mut response = Response::new(respond::full(Bytes::new()));
+    *response.status_mut() = StatusCode::NOT_MODIFIED;
+    response
+}
+
+/// A review by its name, as constants.
+pub(crate) fn review_resource(group: &str, resource: &str) -> Option<(&'static str, &'static str)> {
+    let review = REVIEWS.iter().find(|r| r.group == group && r.plural == resource)?;
+    Some((review.group, review.plural))
 }
 
 fn api_group(group: &str, versions: &[&str]) -> Value {
@@ -317,7 +396,8 @@ pub(crate) fn paths() -> Value {
         paths.extend(versions.iter().map(|version| format!("/apis/{group}/{version}")));
     }
     paths.extend(
-        ["/healthz", "/livez", "/metrics", "/openapi/v3", "/readyz", "/version"].map(str::to_owned),
+        ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
+            .map(str::to_owned),
     );
     json!({"paths": paths})
 }

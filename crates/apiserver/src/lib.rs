@@ -8,16 +8,19 @@
 
 mod authz;
 mod body;
+mod compress;
 mod convert;
 mod discovery;
 mod encode;
 mod error;
 mod handler;
 mod health;
+mod limits;
 mod metrics;
 mod negotiate;
 mod nodes;
 mod openapi;
+mod pieces;
 pub mod pki;
 mod protobuf;
 mod query;

@@ -1,11 +1,16 @@
-//! The server's metrics, under upstream's names.
+//! The server's metrics, under upstream's names (`apiserver/pkg/endpoints/metrics`, `storage/etcd3/metrics`).
+
+mod labels;
+mod process;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
-use http::{Method, Response, StatusCode};
+use http::{Response, StatusCode};
 use parking_lot::Mutex;
+use portolan_api::{Kind, kinds};
+use portolan_store::{ListOptions, Store};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -14,137 +19,316 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use crate::request::{Route, Verb};
+use self::labels::{CodeLabels, LongLabels, WatchLabels};
 use crate::respond;
 use crate::server::Body;
 use crate::status::{Result, Status};
 
-/// What requests are counted by.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct RequestLabels {
-    verb: String,
-    group: String,
-    version: String,
-    resource: String,
-    subresource: String,
-    scope: String,
-    pub(crate) code: u16,
+pub(crate) use self::labels::RequestLabels;
+
+type Number = Gauge<i64, AtomicI64>;
+
+/// Upstream's buckets of durations, in seconds.
+const DURATIONS: [f64; 23] = [
+    0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0,
+    10.0, 15.0, 20.0, 30.0, 45.0, 60.0,
+];
+/// Upstream's buckets of the sizes of events, in bytes.
+const SIZES: [f64; 8] = [1024.0, 2048.0, 4096.0, 8192.0, 16_384.0, 32_768.0, 65_536.0, 131_072.0];
+
+/// Requests that change something have a limit of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RequestKind {
+    ReadOnly,
+    Mutating,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabels {
+    request_kind: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ObjectLabels {
+    group: &'static str,
+    resource: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct DurationLabels {
-    verb: String,
-    group: String,
-    version: String,
+struct StorageLabels {
     resource: String,
 }
 
-impl RequestLabels {
-    pub(crate) fn new(method: &Method, route: Option<&Route>) -> RequestLabels {
-        let none = String::new;
-        let Some(Route::Resource(info)) = route else {
-            let method = match *method {
-                Method::GET | Method::HEAD => "GET",
-                _ => "other",
-            };
-            let (group, version, resource) = (none(), none(), none());
-            let (subresource, scope) = (none(), none());
-            return RequestLabels {
-                verb: method.to_owned(),
-                group,
-                version,
-                resource,
-                subresource,
-                scope,
-                code: 0,
-            };
-        };
-        // Unknown resources must not make label sets without end.
-        let kind = portolan_api::kinds::by_resource(&info.group, &info.version, &info.resource);
-        let keep = |text: &str| if kind.is_some() { text.to_owned() } else { String::new() };
-        let subresource = info.subresource.as_deref().unwrap_or("");
-        let served = kind.is_some_and(|k| k.subresources.iter().any(|s| s.as_str() == subresource));
-        let scope = match (&info.name, &info.namespace) {
-            (Some(_), _) => "resource",
-            (None, Some(_)) => "namespace",
-            (None, None) => "cluster",
-        };
-        RequestLabels {
-            verb: match info.verb {
-                Verb::Create => "POST".to_owned(),
-                Verb::Update => "PUT".to_owned(),
-                other => other.as_str().to_ascii_uppercase(),
-            },
-            group: keep(&info.group),
-            version: keep(&info.version),
-            resource: keep(&info.resource),
-            subresource: if served { subresource.to_owned() } else { none() },
-            scope: scope.to_owned(),
-            code: 0,
-        }
-    }
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BuildLabels {
+    major: &'static str,
+    minor: &'static str,
+    git_version: &'static str,
+    platform: &'static str,
 }
 
 /// All of the server's metrics.
 pub(crate) struct Metrics {
     registry: Mutex<Registry>,
-    requests: Family<RequestLabels, Counter>,
-    durations: Family<DurationLabels, Histogram>,
-    connections: Gauge<i64, AtomicI64>,
+    requests: Family<CodeLabels, Counter>,
+    terminations: Family<CodeLabels, Counter>,
+    durations: Family<RequestLabels, Histogram>,
+    long_running: Family<LongLabels, Number>,
+    in_flight: Family<KindLabels, Number>,
+    watch_events: Family<WatchLabels, Counter>,
+    watch_sizes: Family<WatchLabels, Histogram>,
+    objects: Family<ObjectLabels, Number>,
+    storage_objects: Family<StorageLabels, Number>,
+    connections: Number,
 }
 
 impl Metrics {
     pub(crate) fn new() -> Metrics {
-        let requests = Family::<RequestLabels, Counter>::default();
-        let durations = Family::<DurationLabels, Histogram>::new_with_constructor(|| {
-            Histogram::new([0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0])
-        });
-        let connections = Gauge::default();
-        let mut registry = Registry::default();
+        let metrics = Metrics {
+            registry: Mutex::default(),
+            requests: Family::default(),
+            terminations: Family::default(),
+            durations: Family::new_with_constructor(|| Histogram::new(DURATIONS)),
+            long_running: Family::default(),
+            in_flight: Family::default(),
+            watch_events: Family::default(),
+            watch_sizes: Family::new_with_constructor(|| Histogram::new(SIZES)),
+            objects: Family::default(),
+            storage_objects: Family::default(),
+            connections: Gauge::default(),
+        };
+        for kind in [RequestKind::ReadOnly, RequestKind::Mutating] {
+            drop(metrics.in_flight.get_or_create(&labels_of(kind)));
+        }
+        metrics.register();
+        metrics
+    }
+
+    fn register(&self) {
+        let mut registry = self.registry.lock();
         registry.register(
             "apiserver_request",
-            "Requests by verb, resource and code",
-            requests.clone(),
+            "Counter of apiserver requests broken out for each verb, dry run value, group, \
+             version, resource, scope, component, and HTTP response code",
+            self.requests.clone(),
+        );
+        registry.register(
+            "apiserver_request_terminations",
+            "Number of requests which the server terminated in self-defense",
+            self.terminations.clone(),
         );
         registry.register(
             "apiserver_request_duration_seconds",
-            "Time until the head of the response",
-            durations.clone(),
+            "Response latency distribution in seconds for each verb, dry run value, group, \
+             version, resource, subresource, scope and component",
+            self.durations.clone(),
+        );
+        registry.register(
+            "apiserver_longrunning_requests",
+            "Gauge of all active long-running requests broken out by verb, group, version, \
+             resource, scope and component",
+            self.long_running.clone(),
+        );
+        registry.register(
+            "apiserver_current_inflight_requests",
+            "Number of requests that are being answered, per request kind",
+            self.in_flight.clone(),
+        );
+        registry.register(
+            "apiserver_watch_events",
+            "Number of events sent in watch clients",
+            self.watch_events.clone(),
+        );
+        registry.register(
+            "apiserver_watch_events_sizes",
+            "Watch event size distribution in bytes",
+            self.watch_sizes.clone(),
+        );
+        registry.register(
+            "apiserver_resource_objects",
+            "Number of stored objects split by group and resource",
+            self.objects.clone(),
+        );
+        registry.register(
+            "apiserver_storage_objects",
+            "Number of stored objects split by kind",
+            self.storage_objects.clone(),
         );
         registry.register(
             "apiserver_open_connections",
             "TLS connections that are open",
-            connections.clone(),
+            self.connections.clone(),
         );
-        Metrics { registry: Mutex::new(registry), requests, durations, connections }
+        let build = Family::<BuildLabels, Number>::default();
+        let labels = BuildLabels {
+            major: "1",
+            minor: "36",
+            git_version: crate::health::VERSION,
+            platform: std::env::consts::ARCH,
+        };
+        build.get_or_create(&labels).set(1);
+        registry.register(
+            "kubernetes_build_info",
+            "A metric with a constant '1' value labeled by the version of the API and of the build",
+            build,
+        );
     }
 
-    pub(crate) fn observe(&self, labels: &RequestLabels, took: Duration) {
-        self.requests.get_or_create(labels).inc();
-        let RequestLabels { verb, group, version, resource, .. } = labels.clone();
-        self.durations
-            .get_or_create(&DurationLabels { verb, group, version, resource })
-            .observe(took.as_secs_f64());
+    /// Counts an answered request; `took` for those that do not last by design.
+    pub(crate) fn observe(&self, labels: RequestLabels, code: u16, took: Option<Duration>) {
+        self.requests.get_or_create(&labels.with_code(code)).inc();
+        if let Some(took) = took {
+            self.durations.get_or_create(&labels).observe(took.as_secs_f64());
+        }
+    }
+
+    /// Counts a request that was ended to protect the server.
+    pub(crate) fn terminated(&self, labels: RequestLabels, code: u16) {
+        self.terminations.get_or_create(&labels.with_code(code)).inc();
     }
 
     /// Counts a connection for as long as the guard lives.
-    pub(crate) fn connection(self: &Arc<Self>) -> ConnectionGuard {
-        self.connections.inc();
-        ConnectionGuard(self.clone())
+    pub(crate) fn connection(&self) -> Counted {
+        Counted::new(&self.connections)
     }
 
-    pub(crate) fn respond(&self) -> Result<Response<Body>> {
+    /// Counts a request that lasts.
+    pub(crate) fn long_running(&self, labels: RequestLabels) -> Counted {
+        Counted::new(&self.long_running.get_or_create(&labels.long()))
+    }
+
+    /// Counts a request that is being answered.
+    pub(crate) fn in_flight(&self, kind: RequestKind) -> Counted {
+        Counted::new(&self.in_flight.get_or_create(&labels_of(kind)))
+    }
+
+    /// Counts what the watches of a kind send.
+    pub(crate) fn watch(&self, kind: &'static Kind) -> WatchCounters {
+        let Kind { group, version, plural: resource, .. } = *kind;
+        let labels = WatchLabels { group, version, resource };
+        WatchCounters {
+            events: self.watch_events.get_or_create(&labels).clone(),
+            sizes: self.watch_sizes.get_or_create(&labels).clone(),
+        }
+    }
+
+    /// The text form, version 0.0.4.
+    pub(crate) fn respond(&self, store: &Store) -> Result<Response<Body>> {
+        self.count_objects(store);
         let mut text = String::new();
         encode(&mut text, &self.registry.lock()).map_err(Status::internal)?;
-        Ok(respond::text(StatusCode::OK, text))
+        let mut text = plain_text(&text);
+        text.push_str(&process::text());
+        let mut response = respond::text(StatusCode::OK, text);
+        let content_type = "text/plain; version=0.0.4; charset=utf-8";
+        response.headers_mut().insert("content-type", http::HeaderValue::from_static(content_type));
+        Ok(response)
+    }
+
+    fn count_objects(&self, store: &Store) {
+        for kind in kinds::all() {
+            // One of the kinds that share a place in the store is enough.
+            let stored = crate::convert::stored_kind(kind);
+            if !std::ptr::eq(stored, kind) {
+                continue;
+            }
+            let one = ListOptions { limit: 1, ..ListOptions::default() };
+            let Ok(page) = store.list(&kind.prefix(None), one) else { continue };
+            let count = page.remaining.saturating_add(page.items.len() as u64);
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            let labels = ObjectLabels { group: kind.group, resource: kind.plural };
+            self.objects.get_or_create(&labels).set(count);
+            let labels = StorageLabels { resource: kind.group_resource() };
+            self.storage_objects.get_or_create(&labels).set(count);
+        }
     }
 }
 
-/// See [`Metrics::connection`].
-pub(crate) struct ConnectionGuard(Arc<Metrics>);
+fn labels_of(kind: RequestKind) -> KindLabels {
+    let request_kind = match kind {
+        RequestKind::ReadOnly => "readOnly",
+        RequestKind::Mutating => "mutating",
+    };
+    KindLabels { request_kind }
+}
 
-impl Drop for ConnectionGuard {
+/// OpenMetrics names a counter without the `_total` of its samples and ends with a mark; the older text form does not.
+fn plain_text(open_metrics: &str) -> String {
+    let mut text = String::with_capacity(open_metrics.len());
+    let counters: Vec<&str> = open_metrics
+        .lines()
+        .filter_map(|l| l.strip_prefix("# TYPE ")?.strip_suffix(" counter"))
+        .collect();
+    for line in open_metrics.lines().filter(|l| *l != "# EOF") {
+        let named = ["# HELP ", "# TYPE "].iter().find_map(|p| Some((*p, line.strip_prefix(*p)?)));
+        match named.and_then(|(prefix, rest)| Some((prefix, rest.split_once(' ')?))) {
+            Some((prefix, (name, rest))) if counters.contains(&name) => {
+                text.push_str(&format!("{prefix}{name}_total {rest}"));
+            }
+            _ => text.push_str(line),
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// Counts in a gauge for as long as it lives.
+pub(crate) struct Counted(Number);
+
+impl Counted {
+    fn new(gauge: &Number) -> Counted {
+        gauge.inc();
+        Counted(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.connections.dec();
+        self.0.dec();
+    }
+}
+
+/// Counts the events of one watch.
+#[derive(Clone)]
+pub(crate) struct WatchCounters {
+    events: Counter,
+    sizes: Histogram,
+}
+
+impl WatchCounters {
+    /// An event of so many bytes was sent.
+    pub(crate) fn sent(&self, bytes: usize) {
+        self.events.inc();
+        // Sizes are far from where a float would round them.
+        self.sizes.observe(u32::try_from(bytes).map_or(f64::MAX, f64::from));
+    }
+}
+
+/// A guard that several holders share.
+pub(crate) type SharedCount = Arc<Counted>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_are_named_with_their_suffix_and_there_is_no_end_mark() {
+        let open = "# HELP a_b Some help.\n# TYPE a_b counter\na_b_total{x=\"1\"} 3\n# HELP g G.\n\
+                    # TYPE g gauge\ng 1\n# EOF\n";
+        assert_eq!(
+            plain_text(open),
+            "# HELP a_b_total Some help.\n# TYPE a_b_total counter\na_b_total{x=\"1\"} 3\n\
+             # HELP g G.\n# TYPE g gauge\ng 1\n"
+        );
+    }
+
+    #[test]
+    fn what_is_counted_by_a_guard_ends_with_it() {
+        let metrics = Metrics::new();
+        let gauge = metrics.in_flight.get_or_create(&labels_of(RequestKind::Mutating)).clone();
+        let guards = [RequestKind::Mutating; 3].map(|k| metrics.in_flight(k));
+        assert_eq!(gauge.get(), 3);
+        drop(guards);
+        assert_eq!(gauge.get(), 0);
     }
 }

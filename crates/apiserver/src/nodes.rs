@@ -23,6 +23,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::metrics::SharedCount;
 use crate::pki::{Pki, Usage};
 use crate::query::Query;
 use crate::registry::{Target, meta};
@@ -250,6 +251,7 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let client = hyper::upgrade::on(&mut request);
+    let counted = request.extensions_mut().remove::<SharedCount>();
     let mut outgoing = Request::builder()
         .method(request.method())
         .uri(uri)
@@ -263,6 +265,7 @@ where
     }
     let backend = hyper::upgrade::on(&mut response);
     tokio::spawn(async move {
+        let _counted = counted;
         let joined = async {
             let (client, backend) = futures::future::try_join(client, backend).await?;
             let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));

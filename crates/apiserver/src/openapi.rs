@@ -1,81 +1,120 @@
-//! OpenAPI v3: an index of documents with hashes, and one document per group and version.
+//! OpenAPI v3: an index of documents with hashes, and one document per group and version. Version 2 for older clients is
+//! made from the same schemas.
 //!
 //! kubectl validates, explains and patches by these: it looks paths up by their `x-kubernetes-group-version-kind` and
 //! follows references into the components. Documents are rendered on first use and kept as bytes.
 
+mod v2;
+
 use std::collections::HashMap;
+use std::sync::OnceLock;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH};
+use http::header::{CACHE_CONTROL, ETAG, EXPIRES, HeaderMap, HeaderValue, LOCATION, VARY};
 use http::{Response, StatusCode};
+use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use portolan_api::kinds::{self, Scope};
 use portolan_api::{Kind, schema};
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 
 use crate::encode::to_json;
+use crate::query::Query;
 use crate::server::{Body, Inner};
 use crate::status::{Result, Status};
 use crate::{discovery, negotiate, respond};
 
-/// Rendered documents by group and version.
+/// Rendered documents.
 #[derive(Default)]
 pub(crate) struct Documents {
     rendered: Mutex<HashMap<(&'static str, &'static str), Document>>,
+    version_2: OnceLock<v2::Version2>,
 }
 
 #[derive(Clone)]
 struct Document {
     bytes: Bytes,
-    hash: String,
+    /// Its hash in quotes.
+    etag: HeaderValue,
 }
 
-pub(crate) fn respond(inner: &Inner, path: &str, headers: &HeaderMap) -> Result<Response<Body>> {
+impl Document {
+    fn new(bytes: Vec<u8>) -> Document {
+        Document { etag: discovery::etag(&bytes), bytes: bytes.into() }
+    }
+
+    /// The hash without its quotes.
+    fn hash(&self) -> &str {
+        self.etag.to_str().unwrap_or_default().trim_matches('"')
+    }
+
+    fn respond(&self, content_type: &'static str, headers: &HeaderMap) -> Response<Body> {
+        let mut response = if discovery::is_current(headers, &self.etag) {
+            discovery::not_modified()
+        } else {
+            respond::document(content_type, self.bytes.clone())
+        };
+        response.headers_mut().insert(ETAG, self.etag.clone());
+        response.headers_mut().append(VARY, HeaderValue::from_static("Accept"));
+        response
+    }
+}
+
+const JSON: &str = "application/json";
+const YEAR: SignedDuration = SignedDuration::from_hours(365 * 24);
+
+pub(crate) fn respond(
+    inner: &Inner,
+    path: &str,
+    query: &Query,
+    headers: &HeaderMap,
+) -> Result<Response<Body>> {
+    let documents = &inner.documents;
     if path == "/openapi/v2" {
-        return Ok(version_2(headers));
+        return v2::respond(documents.version_2.get_or_init(v2::Version2::render), headers);
     }
     let Some(rest) = path.strip_prefix("/openapi/v3") else { return Err(Status::unknown_path()) };
+    if !negotiate::ranges(headers).iter().any(|r| takes_json(r.essence)) {
+        return Err(Status::not_acceptable(JSON));
+    }
     if rest.is_empty() {
-        return Ok(respond::document("application/json", to_json(&inner.documents.index())));
+        return Ok(Document::new(to_json(&documents.index())).respond(JSON, headers));
     }
     let found = discovery::group_versions()
         .into_iter()
         .find(|(group, version)| rest.strip_prefix('/') == Some(&document_path(group, version)));
     let Some((group, version)) = found else { return Err(Status::unknown_path()) };
-    let document = inner.documents.document(group, version);
-    let etag = format!("\"{}\"", document.hash);
-    if headers.get(IF_NONE_MATCH).is_some_and(|h| h.as_bytes() == etag.as_bytes()) {
-        let mut response = respond::document("application/json", Bytes::new());
-        *response.status_mut() = StatusCode::NOT_MODIFIED;
-        return Ok(response);
+    let document = documents.document(group, version);
+    let Some(hash) = query.first("hash") else { return Ok(document.respond(JSON, headers)) };
+    if hash != document.hash() {
+        return moved(&document_url(group, version, document.hash()));
     }
-    let mut response = respond::document("application/json", document.bytes);
-    if let Ok(etag) = HeaderValue::from_str(&etag) {
-        response.headers_mut().insert(ETAG, etag);
-    }
-    // The index names documents by their hash, so clients may keep them.
-    response
-        .headers_mut()
-        .insert(CACHE_CONTROL, HeaderValue::from_static("public, immutable, max-age=31536000"));
+    let mut response = document.respond(JSON, headers);
+    // The URL names the document by its hash, so clients may keep it.
+    let kept = HeaderValue::from_static("public, immutable");
+    response.headers_mut().insert(CACHE_CONTROL, kept);
+    let expires = jiff::fmt::rfc2822::DateTimePrinter::new()
+        .timestamp_to_rfc9110_string(&(Timestamp::now() + YEAR))
+        .map_err(Status::internal)?;
+    let expires = HeaderValue::from_str(&expires).map_err(Status::internal)?;
+    response.headers_mut().insert(EXPIRES, expires);
     Ok(response)
 }
 
-/// A version 2 document without paths.
-///
-/// kubectl asks for it when version 3 does not know a kind, and only goes on to say that there is no such kind when it
-/// gets one.
-fn version_2(headers: &HeaderMap) -> Response<Body> {
-    const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
-    // `openapi.v2.Document`: swagger = 1, info = 2 (title = 1, version = 2).
-    const DOCUMENT: &[u8] = b"\x0a\x032.0\x12\x13\x0a\x08Portolan\x12\x07v1.36.0";
-    let protobuf = |r: &negotiate::MediaRange<'_>| r.essence.contains("proto-openapi.spec.v2");
-    if negotiate::ranges(headers).iter().any(protobuf) {
-        return respond::document(PROTOBUF, DOCUMENT);
-    }
-    let info = json!({"title": "Portolan", "version": "v1.36.0"});
-    let document = json!({"swagger": "2.0", "info": info, "paths": {}});
-    respond::document("application/json", to_json(&document))
+fn takes_json(essence: &str) -> bool {
+    matches!(essence, "*/*" | "application/*" | JSON)
+}
+
+fn moved(to: &str) -> Result<Response<Body>> {
+    let mut response = Response::new(respond::full(Bytes::new()));
+    *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+    let to = HeaderValue::from_str(to).map_err(Status::internal)?;
+    response.headers_mut().insert(LOCATION, to);
+    Ok(response)
+}
+
+fn document_url(group: &str, version: &str, hash: &str) -> String {
+    format!("/openapi/v3/{}?hash={hash}", document_path(group, version))
 }
 
 fn document_path(group: &str, version: &str) -> String {
@@ -87,9 +126,7 @@ impl Documents {
         if let Some(document) = self.rendered.lock().get(&(group, version)) {
             return document.clone();
         }
-        let bytes = Bytes::from(to_json(&render(group, version)));
-        let hash = Sha256::digest(&bytes).iter().map(|b| format!("{b:02X}")).collect();
-        let document = Document { bytes, hash };
+        let document = Document::new(to_json(&render(group, version)));
         self.rendered.lock().insert((group, version), document.clone());
         document
     }
@@ -97,10 +134,9 @@ impl Documents {
     fn index(&self) -> Value {
         let mut paths = Map::new();
         for (group, version) in discovery::group_versions() {
-            let path = document_path(group, version);
-            let hash = self.document(group, version).hash;
-            let url = format!("/openapi/v3/{path}?hash={hash}");
-            paths.insert(path, json!({"serverRelativeURL": url}));
+            let document = self.document(group, version);
+            let url = document_url(group, version, document.hash());
+            paths.insert(document_path(group, version), json!({"serverRelativeURL": url}));
         }
         json!({"paths": paths})
     }

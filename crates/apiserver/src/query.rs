@@ -2,8 +2,11 @@
 //!
 //! Messages follow `apimachinery/pkg/apis/meta/internalversion/validation` and `metav1/validation`.
 
+use std::time::Duration;
+
 use portolan_api::schema::Strictness;
-use portolan_api::{Cause, Reason};
+use portolan_api::{Cause, Kind, Reason};
+use serde_json::Value;
 
 use crate::selector::{FieldSelector, LabelSelector};
 use crate::status::{Result, Status, Subject};
@@ -38,7 +41,17 @@ impl Query {
             .is_some_and(|(_, v)| !matches!(v.to_ascii_lowercase().as_str(), "false" | "0"))
     }
 
-    fn number(&self, name: &str) -> Result<Option<u64>> {
+    /// As [`Query::flag`], and whether the parameter is there at all.
+    fn optional_flag(&self, name: &str) -> Option<bool> {
+        self.0.iter().any(|(n, _)| n == name).then(|| self.flag(name))
+    }
+
+    /// All values of a parameter.
+    pub(crate) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+
+    fn number(&self, name: &str) -> Result<Option<i64>> {
         self.first(name)
             .map(|text| {
                 text.parse().map_err(|_| {
@@ -137,94 +150,121 @@ pub(crate) struct ListOptions {
 }
 
 impl ListOptions {
+    /// Whether the selectors select a stored object.
+    pub(crate) fn selects(&self, kind: &Kind, object: &Value) -> bool {
+        self.labels.matches(object) && self.fields.matches(kind, object)
+    }
+
+    /// Parses the options of a list, or of a watch.
+    ///
+    /// # Errors
+    /// 422 where parameters contradict each other, 400 where one cannot be read.
     pub(crate) fn parse(query: &Query, watch: bool) -> Result<ListOptions> {
-        let mut causes = Vec::new();
-        let mut forbid = |field: &str, why: String| {
-            causes.push(Cause {
-                reason: Reason::Forbidden,
-                field: field.to_owned(),
-                message: format!("Forbidden: {why}"),
-            });
-        };
-        let version_match = match query.first("resourceVersionMatch") {
-            None => None,
-            Some("NotOlderThan") => Some(VersionMatch::NotOlderThan),
-            Some("Exact") => Some(VersionMatch::Exact),
-            Some(other) => {
-                let message = format!(
-                    "Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\""
-                );
-                return refuse(
-                    "ListOptions",
-                    vec![Cause {
-                        reason: Reason::NotSupported,
-                        field: "resourceVersionMatch".into(),
-                        message,
-                    }],
-                )
-                .and(Err(Status::internal("unreachable")));
-            }
-        };
-        let resource_version = resource_version(query.first("resourceVersion"))?;
-        let continue_token = query.first("continue").map(str::to_owned);
-        let initial_events =
-            query.first("sendInitialEvents").map(|_| query.flag("sendInitialEvents"));
-        let matched = "resourceVersionMatch";
-        if watch {
-            match (initial_events, version_match) {
-                (None, Some(_)) => forbid(
-                    matched,
-                    format!(
-                        "{matched} is forbidden for watch unless sendInitialEvents is provided"
-                    ),
-                ),
-                (Some(_), m) if m != Some(VersionMatch::NotOlderThan) => forbid(
-                    matched,
-                    "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"
-                        .into(),
-                ),
-                _ => {}
-            }
-            if continue_token.is_some() {
-                forbid("continue", "continue is forbidden for watch".into());
-            }
+        let version_match = query.first(MATCH);
+        let initial_events = query.optional_flag("sendInitialEvents");
+        let causes = if watch {
+            watch_causes(version_match, initial_events, query.first("continue"))
         } else {
-            if initial_events.is_some() {
-                forbid("sendInitialEvents", "sendInitialEvents is forbidden for list".into());
-            }
-            if version_match.is_some() {
-                if resource_version.is_none() {
-                    forbid(
-                        matched,
-                        format!("{matched} is forbidden unless resourceVersion is provided"),
-                    );
-                }
-                if continue_token.is_some() {
-                    forbid(matched, format!("{matched} is forbidden when continue is provided"));
-                }
-                if version_match == Some(VersionMatch::Exact) && resource_version == Some(0) {
-                    forbid(
-                        matched,
-                        format!("{matched} \"Exact\" is forbidden for resourceVersion \"0\""),
-                    );
-                }
-            }
-        }
+            list_causes(query, version_match, initial_events)
+        };
         refuse("ListOptions", causes)?;
+        let positive = |number: Option<i64>| number.and_then(|n| u64::try_from(n).ok());
+        let limit = positive(query.number("limit")?).unwrap_or(0);
         Ok(ListOptions {
             labels: LabelSelector::parse(query.first("labelSelector").unwrap_or(""))
                 .map_err(Status::bad_request)?,
             fields: FieldSelector::parse(query.first("fieldSelector").unwrap_or(""))
                 .map_err(Status::bad_request)?,
-            resource_version,
-            version_match,
-            limit: query.number("limit")?.map_or(0, |n| usize::try_from(n).unwrap_or(usize::MAX)),
-            continue_token,
-            timeout_seconds: query.number("timeoutSeconds")?,
+            resource_version: resource_version(query.first("resourceVersion")).map_err(|e| {
+                Status::bad_request(format!("invalid resource version: {}", e.message))
+            })?,
+            version_match: match version_match {
+                Some(EXACT) => Some(VersionMatch::Exact),
+                Some(_) => Some(VersionMatch::NotOlderThan),
+                None => None,
+            },
+            limit: usize::try_from(limit).unwrap_or(usize::MAX),
+            continue_token: query.first("continue").map(str::to_owned),
+            timeout_seconds: positive(query.number("timeoutSeconds")?),
             bookmarks: query.flag("allowWatchBookmarks"),
             initial_events,
         })
     }
+}
+
+const MATCH: &str = "resourceVersionMatch";
+const EXACT: &str = "Exact";
+const NOT_OLDER: &str = "NotOlderThan";
+
+fn forbidden(field: &str, why: impl Into<String>) -> Cause {
+    let message = format!("Forbidden: {}", why.into());
+    Cause { reason: Reason::Forbidden, field: field.into(), message }
+}
+
+fn unsupported(field: &str, value: &str, supported: &[&str]) -> Cause {
+    let supported: Vec<String> = supported.iter().map(|s| format!("{s:?}")).collect();
+    let message =
+        format!("Unsupported value: {value:?}: supported values: {}", supported.join(", "));
+    Cause { reason: Reason::NotSupported, field: field.into(), message }
+}
+
+/// What is wrong with the options of a list (`ValidateListOptions`).
+fn list_causes(
+    query: &Query,
+    version_match: Option<&str>,
+    initial_events: Option<bool>,
+) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    if let Some(wanted) = version_match {
+        let version = query.first("resourceVersion");
+        if version.is_none() {
+            let why = format!("{MATCH} is forbidden unless resourceVersion is provided");
+            causes.push(forbidden(MATCH, why));
+        }
+        if query.first("continue").is_some() {
+            let why = format!("{MATCH} is forbidden when continue is provided");
+            causes.push(forbidden(MATCH, why));
+        }
+        if !matches!(wanted, EXACT | NOT_OLDER) {
+            causes.push(unsupported(MATCH, wanted, &[EXACT, NOT_OLDER, ""]));
+        }
+        if wanted == EXACT && version == Some("0") {
+            let why = format!("{MATCH} \"exact\" is forbidden for resourceVersion \"0\"");
+            causes.push(forbidden(MATCH, why));
+        }
+    }
+    if initial_events.is_some() {
+        causes.push(forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list"));
+    }
+    causes
+}
+
+/// What is wrong with the options of a watch (`validateWatchOptions`).
+fn watch_causes(
+    version_match: Option<&str>,
+    initial_events: Option<bool>,
+    continue_token: Option<&str>,
+) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    if initial_events.is_some() && version_match != Some(NOT_OLDER) {
+        let why = format!("sendInitialEvents requires setting {MATCH} to {NOT_OLDER}");
+        causes.push(forbidden(MATCH, why));
+    }
+    if let Some(wanted) = version_match {
+        if initial_events.is_none() {
+            let why =
+                format!("{MATCH} is forbidden for watch unless sendInitialEvents is provided");
+            causes.push(forbidden(MATCH, why));
+        }
+        if wanted != NOT_OLDER {
+            causes.push(unsupported(MATCH, wanted, &[NOT_OLDER]));
+        }
+        if continue_token.is_some() {
+            let why = format!("{MATCH} is forbidden when continue is provided");
+            causes.push(forbidden(MATCH, why));
+        }
+    }
+    causes
 }
 
 /// Parses a resource version; `None` and empty are not given.
@@ -241,28 +281,57 @@ pub(crate) fn resource_version(text: Option<&str>) -> Result<Option<u64>> {
         .transpose()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn flags_follow_the_conversion_of_upstream() {
-        let query = Query::parse("a&b=true&c=0&d=False&e=");
-        assert_eq!(
-            ["a", "b", "c", "d", "x"].map(|n| query.flag(n)),
-            [true, true, false, false, false]
-        );
-    }
-
-    #[test]
-    fn a_match_without_a_version_is_invalid() {
-        let query = Query::parse("resourceVersionMatch=Exact");
-        let status = ListOptions::parse(&query, false).unwrap_err();
-        assert_eq!(status.code, 422);
-        assert_eq!(
-            status.message,
-            "ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden: \
-             resourceVersionMatch is forbidden unless resourceVersion is provided"
-        );
-    }
+/// The `timeout` parameter of short requests: a duration as Go writes it. Zero, and what is longer than `longest`, means
+/// `longest`.
+///
+/// # Errors
+/// 400 for what is no duration.
+pub(crate) fn timeout(query: &Query, longest: Duration) -> Result<Duration> {
+    let Some(text) = query.first("timeout") else { return Ok(longest) };
+    let asked = go_duration(text).map_err(|why| {
+        Status::bad_request(format!(
+            "invalid timeout specified in the request URL - time: {why} {text:?}"
+        ))
+    })?;
+    Ok(if asked.is_zero() { longest } else { asked.min(longest) })
 }
+
+/// Go's `time.ParseDuration`, as far as timeouts go: `1m30s`, `1.5h`, `-1s` (which is zero here), `0`.
+fn go_duration(text: &str) -> Result<Duration, &'static str> {
+    const INVALID: &str = "invalid duration";
+    let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
+    if unsigned == "0" {
+        return Ok(Duration::ZERO);
+    }
+    let mut rest = unsigned;
+    let mut seconds = 0.0_f64;
+    if rest.is_empty() {
+        return Err(INVALID);
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let (number, after) = rest.split_at(digits);
+        let number: f64 = number.parse().map_err(|_| INVALID)?;
+        let letters = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
+        let (unit, after) = after.split_at(letters);
+        let scale = match unit {
+            "" => return Err("missing unit in duration"),
+            "ns" => 1e-9,
+            "us" | "µs" | "μs" => 1e-6,
+            "ms" => 1e-3,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => return Err("unknown unit in duration"),
+        };
+        seconds += number * scale;
+        rest = after;
+    }
+    if text.starts_with('-') {
+        return Ok(Duration::ZERO);
+    }
+    Duration::try_from_secs_f64(seconds).map_err(|_| INVALID)
+}
+
+#[cfg(test)]
+mod tests;

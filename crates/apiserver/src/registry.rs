@@ -20,7 +20,7 @@ mod watch;
 pub(crate) use delete::{DeleteOptions, Deleted};
 pub(crate) use list::ListPage;
 pub(crate) use namespaces::{SYSTEM as SYSTEM_NAMESPACES, namespace_kind};
-pub(crate) use patch::PatchBody;
+pub(crate) use patch::{PatchBody, findings as patch_findings};
 pub(crate) use scale::{COMPONENT as SCALE, scale_of};
 pub(crate) use watch::WatchSpec;
 

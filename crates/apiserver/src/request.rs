@@ -35,6 +35,10 @@ impl Verb {
             Verb::DeleteCollection => "deletecollection",
         }
     }
+
+    pub(crate) fn changes_something(self) -> bool {
+        !matches!(self, Verb::Get | Verb::List | Verb::Watch)
+    }
 }
 
 /// A request on a resource.
@@ -49,6 +53,15 @@ pub(crate) struct RequestInfo {
     pub(crate) name: Option<String>,
     /// What follows the subresource: the path of `proxy` requests, with its leading slash.
     pub(crate) rest: Option<String>,
+}
+
+impl RequestInfo {
+    /// Whether the request may take as long as it likes (upstream `BasicLongRunningRequestCheck`).
+    pub(crate) fn is_long_running(&self) -> bool {
+        let subresource = self.subresource.as_deref();
+        self.verb == Verb::Watch
+            || matches!(subresource, Some("log" | "exec" | "attach" | "portforward" | "proxy"))
+    }
 }
 
 /// Where a path leads.
@@ -182,6 +195,28 @@ mod tests {
         for path in ["/healthz", "/api", "/api/v1", "/apis/apps", "/apis/apps/v1", "/"] {
             let route = parse(&Method::GET, path, &Query::default()).unwrap();
             assert_eq!(route, Route::Path(path.to_owned()));
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_path_is_parsed_or_refused(
+            path in proptest::prop_oneof!["(/[a-z0-9%.:]{0,8}){0,9}/?", ".{0,64}"],
+            watch in proptest::prelude::any::<bool>(),
+        ) {
+            let query = Query::parse(if watch { "watch=1" } else { "" });
+            for method in [Method::GET, Method::POST, Method::PATCH, Method::OPTIONS] {
+                match parse(&method, &path, &query) {
+                    Ok(Route::Resource(info)) => {
+                        proptest::prop_assert!(!info.resource.is_empty());
+                        proptest::prop_assert!(info.name.is_none_or(|n| !n.is_empty()));
+                    }
+                    Ok(Route::Path(same)) => proptest::prop_assert_eq!(same, path.clone()),
+                    Err(status) => {
+                        proptest::prop_assert!(matches!(status.code.as_u16(), 400 | 405));
+                    }
+                }
+            }
         }
     }
 }

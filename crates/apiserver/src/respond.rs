@@ -1,24 +1,30 @@
 //! Responses: objects, lists, tables, Statuses and streams in the negotiated form.
 
+use std::collections::HashSet;
+use std::time::Duration;
+
 use bytes::Bytes;
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, stream};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WARNING};
 use http::{Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody};
-use jiff::Timestamp;
 use portolan_api::Kind;
 use portolan_store::Stored;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
 
-use crate::convert;
-use crate::encode::{Versioned, to_json};
+use crate::compress::Compressible;
+use crate::encode::{Partial, Versioned, to_json};
+use crate::limits::Turn;
 use crate::negotiate::{Accepted, Encoding, Transform};
+use crate::pieces::Pieces;
 use crate::registry::ListPage;
-use crate::server::Body;
+use crate::server::{Body, BodyError};
 use crate::status::{Result, Status};
-use crate::table::{Headers, IncludeObject, table};
+use crate::table::{Headers, IncludeObject, Table};
 
 pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
@@ -40,7 +46,9 @@ pub(crate) fn text(code: StatusCode, text: impl Into<String>) -> Response<Body> 
 
 /// A document that is encoded already.
 pub(crate) fn document(content_type: &'static str, bytes: impl Into<Bytes>) -> Response<Body> {
-    response(StatusCode::OK, content_type, full(bytes))
+    let mut response = response(StatusCode::OK, content_type, full(bytes));
+    response.extensions_mut().insert(Compressible);
+    response
 }
 
 pub(crate) fn value(
@@ -75,70 +83,102 @@ pub(crate) fn object(
     code: StatusCode,
 ) -> Response<Body> {
     let encoding = accepted.encoding;
-    match accepted.transform {
+    let mut response = match accepted.transform {
         Transform::None => value(encoding, code, &Versioned::of(kind, stored)),
-        Transform::PartialMetadata => {
-            value(encoding, code, &Versioned::of(kind, stored).into_partial())
-        }
+        Transform::PartialMetadata => value(encoding, code, &Partial::of(stored)),
         Transform::Table => {
-            let metadata = json!({"resourceVersion": stored.revision.to_string()});
-            let kind = convert::stored_kind(kind);
-            let rows = std::iter::once(stored);
-            let now = Timestamp::now();
-            value(encoding, code, &table(kind, rows, include, Headers::Shown, metadata, now))
+            value(encoding, code, &Table::of(kind, stored, include, Headers::Shown))
         }
-    }
+    };
+    response.extensions_mut().insert(Compressible);
+    response
 }
 
-/// A list of objects.
+/// A list of objects: whole when it is small, else piece by piece as the client takes it, which ends its turn.
 pub(crate) fn list(
     accepted: Accepted,
     include: IncludeObject,
     kind: &'static Kind,
-    page: &ListPage,
+    page: ListPage,
+    turn: Option<Turn>,
 ) -> Response<Body> {
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct List<'a, T> {
-        kind: &'a str,
-        api_version: String,
-        metadata: Value,
-        items: Vec<T>,
-    }
-    let (encoding, code, metadata) = (accepted.encoding, StatusCode::OK, page.metadata());
-    let items = page.items.iter().map(|s| Versioned::of(kind, s));
-    match accepted.transform {
-        Transform::None => {
-            let (list_kind, api_version) = (kind.list_kind, kind.api_version());
-            let items = items.collect();
-            value(encoding, code, &List { kind: list_kind, api_version, metadata, items })
+    let mut pieces = Pieces::new(kind, accepted.transform, include, page);
+    let mut response = match accepted.encoding {
+        Encoding::Yaml => {
+            let json: Vec<u8> = pieces.flatten().collect();
+            let list: Value = serde_json::from_slice(&json).unwrap_or_default();
+            value(Encoding::Yaml, StatusCode::OK, &list)
         }
-        Transform::PartialMetadata => {
-            let api_version = "meta.k8s.io/v1".to_owned();
-            let items: Vec<Value> = items.map(Versioned::into_partial).collect();
-            let kind = "PartialObjectMetadataList";
-            value(encoding, code, &List { kind, api_version, metadata, items })
+        Encoding::Json => {
+            let first = pieces.next().unwrap_or_default();
+            let body = if pieces.is_done() { full(first) } else { in_pieces(first, pieces, turn) };
+            response(StatusCode::OK, "application/json", body)
         }
-        Transform::Table => {
-            let kind = convert::stored_kind(kind);
-            let rows = page.items.iter();
-            let now = Timestamp::now();
-            value(encoding, code, &table(kind, rows, include, Headers::Shown, metadata, now))
+    };
+    response.extensions_mut().insert(Compressible);
+    response
+}
+
+/// Pieces that are ready and not taken: with these a slow client costs no more memory than a fast one.
+const AHEAD: usize = 1;
+/// A client that takes no piece for so long gets no more.
+const STALLED: Duration = Duration::from_secs(60);
+
+/// A body whose next pieces are encoded while the last ones are on their way.
+fn in_pieces(first: Bytes, pieces: Pieces, turn: Option<Turn>) -> Body {
+    let (sender, receiver) = mpsc::channel(AHEAD);
+    tokio::spawn(async move {
+        let _turn = turn;
+        for piece in std::iter::once(first).chain(pieces) {
+            // Else the client is gone, or does not read.
+            let Ok(Ok(())) = timeout(STALLED, sender.send(Some(piece))).await else { return };
         }
-    }
+        // The end is said, so that a list that was given up is never taken for a whole one.
+        let _ = timeout(STALLED, sender.send(None)).await;
+    });
+    let pieces = stream::unfold(Some(receiver), |receiver| async move {
+        let mut receiver = receiver?;
+        match receiver.recv().await {
+            Some(Some(piece)) => Some((Ok(Frame::data(piece)), Some(receiver))),
+            Some(None) => None,
+            None => {
+                let stalled = std::io::Error::from(std::io::ErrorKind::TimedOut);
+                Some((Err(BodyError::new(stalled)), None))
+            }
+        }
+    });
+    StreamBody::new(pieces).boxed_unsync()
 }
 
 /// A watch.
-pub(crate) fn stream(lines: impl Stream<Item = Bytes> + Send + 'static) -> Response<Body> {
+pub(crate) fn watch(lines: impl Stream<Item = Bytes> + Send + 'static) -> Response<Body> {
     let body = StreamBody::new(lines.map(|line| Ok(Frame::data(line)))).boxed_unsync();
     response(StatusCode::OK, "application/json", body)
 }
 
-/// Adds `Warning: 299` headers, which kubectl and client libraries show to people.
+/// What all warnings of a response may hold together, and one of them when that is too little (upstream's
+/// `filters/warning.go`).
+const WARNING_CHARACTERS: usize = 4096;
+const CUT_WARNING: usize = 256;
+
+/// Adds `Warning: 299` headers, which kubectl and client libraries show to people. Each text comes once; much of it is
+/// cut.
 pub(crate) fn warn(response: &mut Response<Body>, warnings: &[String]) {
-    for warning in warnings {
-        let quoted = warning.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', " ");
-        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
+    let mut seen = HashSet::new();
+    let texts: Vec<&str> =
+        warnings.iter().map(String::as_str).filter(|t| !t.is_empty() && seen.insert(*t)).collect();
+    let total: usize = texts.iter().map(|t| t.chars().count()).sum();
+    let longest = if total > WARNING_CHARACTERS { CUT_WARNING } else { usize::MAX };
+    let mut written = 0;
+    for text in texts {
+        if written >= WARNING_CHARACTERS {
+            return;
+        }
+        let text: String = text.chars().take(longest).collect();
+        written += text.chars().count();
+        let plain = text.replace(char::is_control, " ");
+        let quoted = plain.replace('\\', "\\\\").replace('"', "\\\"");
+        if let Ok(value) = HeaderValue::from_bytes(format!("299 - \"{quoted}\"").as_bytes()) {
             response.headers_mut().append(WARNING, value);
         }
     }
@@ -147,4 +187,33 @@ pub(crate) fn warn(response: &mut Response<Body>, warnings: &[String]) {
 /// Turns a handler's outcome into a response.
 pub(crate) fn finish(encoding: Encoding, outcome: Result<Response<Body>>) -> Response<Body> {
     outcome.unwrap_or_else(|s| status(encoding, &s))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn warned(texts: &[String]) -> Vec<String> {
+        let mut response = Response::new(full(""));
+        warn(&mut response, texts);
+        let values = response.headers().get_all(WARNING).iter();
+        values.map(|v| String::from_utf8(v.as_bytes().to_vec()).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_warning_comes_once_quoted_and_on_one_line() {
+        let texts = ["say \"a\\b\"", "", "two\nlines", "two\nlines", "größe"].map(str::to_owned);
+        assert_eq!(
+            warned(&texts),
+            [r#"299 - "say \"a\\b\"""#, r#"299 - "two lines""#, r#"299 - "größe""#]
+        );
+    }
+
+    #[test]
+    fn many_warnings_are_cut_and_bounded() {
+        let texts: Vec<String> = (0..100).map(|i| format!("{i:03}{}", "x".repeat(997))).collect();
+        let shown = warned(&texts);
+        assert_eq!(shown.len(), WARNING_CHARACTERS / CUT_WARNING);
+        assert!(shown.iter().all(|w| w.len() == CUT_WARNING + 8), "{shown:?}");
+    }
 }

@@ -20,6 +20,7 @@ use portolan_store::Store;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::nodes::NodeClient;
 use crate::openapi::Documents;
@@ -69,6 +70,7 @@ pub(crate) struct Inner {
     config: Config,
     pub(crate) registry: Arc<Registry>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) limits: Limits,
     pub(crate) nodes: NodeClient,
     pub(crate) documents: Documents,
     /// Cancelled when the server stops serving: watches end.
@@ -96,6 +98,7 @@ impl Server {
             config,
             registry,
             metrics: Arc::new(Metrics::new()),
+            limits: Limits::default(),
             nodes,
             documents: Documents::default(),
             stopping: CancellationToken::new(),

@@ -14,6 +14,8 @@ pub(crate) struct Status {
     pub(crate) reason: &'static str,
     pub(crate) message: String,
     pub(crate) details: Option<Value>,
+    /// `metadata.continue`: how to go on after a list that expired between two pages.
+    continue_token: Option<String>,
 }
 
 pub(crate) type Result<T, E = Status> = std::result::Result<T, E>;
@@ -48,7 +50,12 @@ impl Subject<'_> {
 
 impl Status {
     fn new(code: StatusCode, reason: &'static str, message: impl Into<String>) -> Status {
-        Status { code, reason, message: message.into(), details: None }
+        Status { code, reason, message: message.into(), details: None, continue_token: None }
+    }
+
+    pub(crate) fn with_continue(mut self, token: String) -> Status {
+        self.continue_token = Some(token);
+        self
     }
 
     fn with(mut self, details: Value) -> Status {
@@ -188,11 +195,11 @@ impl Status {
         .with(json!({}))
     }
 
-    pub(crate) fn too_large(limit: usize) -> Status {
+    pub(crate) fn too_large(why: impl std::fmt::Display) -> Status {
         Status::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "RequestEntityTooLarge",
-            format!("Request entity too large: limit is {limit}"),
+            format!("Request entity too large: {why}"),
         )
     }
 
@@ -213,6 +220,16 @@ impl Status {
             "NotAcceptable",
             format!("only the following media types are accepted: {accepted}"),
         )
+    }
+
+    /// Too many requests are under way.
+    pub(crate) fn too_many_requests() -> Status {
+        Status::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "TooManyRequests",
+            "Too many requests, please try again later.",
+        )
+        .with(json!({"retryAfterSeconds": 1}))
     }
 
     /// The history that the client asked for is compacted away: it must list anew.
@@ -261,6 +278,9 @@ impl Status {
         });
         if let Some(details) = &self.details {
             status["details"] = details.clone();
+        }
+        if let Some(token) = &self.continue_token {
+            status["metadata"]["continue"] = token.as_str().into();
         }
         status
     }

@@ -3,9 +3,11 @@
 use jiff::Timestamp;
 use portolan_api::{Kind, printers};
 use portolan_store::Stored;
+use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::encode::Versioned;
+use crate::convert;
+use crate::encode::{Partial, Versioned};
 use crate::status::{Result, Status};
 
 /// What of the object goes into each row.
@@ -36,47 +38,85 @@ pub(crate) enum Headers {
     Left,
 }
 
-/// A table of objects; `metadata` is that of the list.
-pub(crate) fn table<'a>(
-    kind: &'static Kind,
-    rows: impl Iterator<Item = &'a Stored>,
-    include: IncludeObject,
-    headers: Headers,
+/// A table; its rows borrow the objects.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Table<'a> {
+    kind: &'static str,
+    api_version: &'static str,
+    /// That of the list.
     metadata: Value,
-    now: Timestamp,
-) -> Value {
-    let columns: Vec<Value> = match headers {
-        Headers::Left => Vec::new(),
-        Headers::Shown => printers::columns(kind)
-            .iter()
-            .map(|c| {
-                json!({
-                    "name": c.name,
-                    "type": c.type_,
-                    "format": c.format,
-                    "description": c.description,
-                    "priority": c.priority,
-                })
+    column_definitions: Vec<Value>,
+    rows: Vec<Row<'a>>,
+}
+
+impl<'a> Table<'a> {
+    /// A table of one object.
+    pub(crate) fn of(
+        kind: &'static Kind,
+        object: &'a Stored,
+        include: IncludeObject,
+        headers: Headers,
+    ) -> Table<'a> {
+        let metadata = json!({"resourceVersion": object.revision.to_string()});
+        Table {
+            kind: "Table",
+            api_version: "meta.k8s.io/v1",
+            metadata,
+            column_definitions: columns(kind, headers),
+            rows: vec![Row::new(kind, object, include, Timestamp::now())],
+        }
+    }
+}
+
+/// The column definitions of a kind.
+pub(crate) fn columns(kind: &'static Kind, headers: Headers) -> Vec<Value> {
+    if headers == Headers::Left {
+        return Vec::new();
+    }
+    printers::columns(convert::stored_kind(kind))
+        .iter()
+        .map(|c| {
+            json!({
+                "name": c.name,
+                "type": c.type_,
+                "format": c.format,
+                "description": c.description,
+                "priority": c.priority,
             })
-            .collect(),
-    };
-    let rows: Vec<Value> = rows
-        .map(|stored| {
-            let object = Versioned::of(kind, stored);
-            let mut row = json!({"cells": printers::row(kind, &stored.value, now)});
-            match include {
-                IncludeObject::None => {}
-                IncludeObject::Metadata => row["object"] = object.into_partial(),
-                IncludeObject::Object => row["object"] = object.into_value(),
-            }
-            row
         })
-        .collect();
-    json!({
-        "kind": "Table",
-        "apiVersion": "meta.k8s.io/v1",
-        "metadata": metadata,
-        "columnDefinitions": columns,
-        "rows": rows,
-    })
+        .collect()
+}
+
+/// One object's row.
+#[derive(Serialize)]
+pub(crate) struct Row<'a> {
+    cells: Vec<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    object: Option<RowObject<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum RowObject<'a> {
+    Partial(Partial<'a>),
+    Whole(Versioned<'a>),
+}
+
+impl<'a> Row<'a> {
+    pub(crate) fn new(
+        kind: &'static Kind,
+        object: &'a Stored,
+        include: IncludeObject,
+        now: Timestamp,
+    ) -> Row<'a> {
+        Row {
+            cells: printers::row(convert::stored_kind(kind), &object.value, now),
+            object: match include {
+                IncludeObject::None => None,
+                IncludeObject::Metadata => Some(RowObject::Partial(Partial::of(object))),
+                IncludeObject::Object => Some(RowObject::Whole(Versioned::of(kind, object))),
+            },
+        }
+    }
 }

@@ -76,6 +76,11 @@ impl Watch {
         }
     }
 
+    /// Whether this watcher was too slow and has been dropped by the publisher, though what was queued is not taken yet.
+    pub fn is_lagged(&self) -> bool {
+        self.lagged.load(Ordering::Acquire)
+    }
+
     /// The revision up to which everything has been handed out, for a bookmark; none while changes
     /// wait to be taken or after the watch has ended.
     pub fn progress(&mut self) -> Option<Revision> {

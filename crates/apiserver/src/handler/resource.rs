@@ -5,9 +5,11 @@ use std::sync::Arc;
 use http::{HeaderMap, Request, Response, StatusCode};
 use portolan_api::kinds::{self, Scope, Subresource};
 use portolan_api::schema::{self, ContentType};
-use portolan_api::{Kind, strategy};
+use portolan_api::{Cause, Kind, Reason, strategy};
 use serde_json::json;
 
+use crate::limits::Turn;
+use crate::metrics::SharedCount;
 use crate::negotiate::{self, Accepted, PatchType};
 use crate::query::{ListOptions, Query, WriteOptions, resource_version};
 use crate::registry::{
@@ -15,7 +17,7 @@ use crate::registry::{
 };
 use crate::request::{RequestInfo, Verb};
 use crate::server::{Body, Inner};
-use crate::status::{Result, Status};
+use crate::status::{Result, Status, Subject};
 use crate::table::IncludeObject;
 use crate::{UserInfo, body, respond};
 
@@ -42,6 +44,11 @@ impl Call {
         self.request.headers()
     }
 
+    /// The request's turn, for what goes on after the response has begun.
+    fn turn(&self) -> Option<Turn> {
+        self.request.extensions().get::<Turn>().cloned()
+    }
+
     pub(super) fn unsupported(&self) -> Status {
         Status::method_not_supported(subject(self.kind), self.info.verb.as_str())
     }
@@ -61,7 +68,9 @@ impl Call {
         if patch_type != PatchType::Json && !decoded.value.is_object() {
             return Err(Status::bad_request("error decoding patch: the patch is not an object"));
         }
-        Ok(PatchBody { patch_type, patch: decoded.value, strictness: options.strictness })
+        let findings = registry::patch_findings(patch_type, &decoded);
+        let (patch, strictness) = (decoded.value, options.strictness);
+        Ok(PatchBody { patch_type, patch, findings, strictness })
     }
 }
 
@@ -136,8 +145,10 @@ impl Inner {
     fn get(&self, call: &Call) -> Result<Response<Body>> {
         let accepted = negotiate::object(call.headers())?;
         let include = IncludeObject::parse(call.query.first("includeObject"))?;
-        let version = resource_version(call.query.first("resourceVersion"))?;
-        let stored = self.registry.get(&call.target()?, version)?;
+        let target = call.target()?;
+        let version = resource_version(call.query.first("resourceVersion"))
+            .map_err(|status| invalid_version(&target, &status))?;
+        let stored = self.registry.get(&target, version)?;
         Ok(respond::object(accepted, include, call.kind, &stored, StatusCode::OK))
     }
 
@@ -146,10 +157,10 @@ impl Inner {
         let include = IncludeObject::parse(call.query.first("includeObject"))?;
         let options = ListOptions::parse(&call.query, false)?;
         let page = self.registry.list(call.kind, call.info.namespace.as_deref(), &options)?;
-        Ok(respond::list(accepted, include, call.kind, &page))
+        Ok(respond::list(accepted, include, call.kind, page, call.turn()))
     }
 
-    fn watch(&self, call: Call) -> Result<Response<Body>> {
+    fn watch(&self, mut call: Call) -> Result<Response<Body>> {
         let accepted = negotiate::object(call.headers())?;
         let include = IncludeObject::parse(call.query.first("includeObject"))?;
         let mut options = ListOptions::parse(&call.query, true)?;
@@ -163,8 +174,10 @@ impl Inner {
             transform: accepted.transform,
             include,
             stopping: self.stopping.clone(),
+            counters: self.metrics.watch(call.kind),
+            counted: call.request.extensions_mut().remove::<SharedCount>(),
         })?;
-        Ok(respond::stream(lines))
+        Ok(respond::watch(lines))
     }
 
     async fn create(&self, mut call: Call) -> Result<Response<Body>> {
@@ -239,7 +252,7 @@ impl Inner {
         let options = delete_options(&mut call).await?;
         let namespace = call.info.namespace.as_deref();
         let page = self.registry.delete_collection(call.kind, namespace, &list, &options).await?;
-        Ok(respond::list(accepted, IncludeObject::Metadata, call.kind, &page))
+        Ok(respond::list(accepted, IncludeObject::Metadata, call.kind, page, call.turn()))
     }
 
     async fn scale(&self, mut call: Call) -> Result<Response<Body>> {
@@ -308,6 +321,14 @@ fn written(
     let mut response = respond::object(accepted, include, call.kind, &outcome.stored, code);
     respond::warn(&mut response, warnings);
     response
+}
+
+/// What upstream's storage says of a version that is no number.
+fn invalid_version(target: &Target, status: &Status) -> Status {
+    let (field, message) = status.message.split_once(": ").unwrap_or(("", &status.message));
+    let cause = Cause { reason: Reason::Invalid, field: field.into(), message: message.to_owned() };
+    let subject = subject(target.kind);
+    Status::invalid(Subject { kind: subject.resource, ..subject }, &target.name, &[cause])
 }
 
 fn served_subresource(kind: &Kind, name: &str) -> Option<Subresource> {

@@ -3,7 +3,7 @@
 //! The patch is applied to the object in the form the client sees, resource version included, and the result goes the
 //! way of an update. A lost race applies the patch again, unless the patch itself names a resource version.
 
-use portolan_api::schema::{self, Strictness};
+use portolan_api::schema::{self, Decoded, Strictness};
 use portolan_api::{Cause, Kind, Reason};
 use portolan_patch::PatchError;
 use serde_json::Value;
@@ -20,7 +20,27 @@ use crate::status::{Result, Status, Subject};
 pub(crate) struct PatchBody {
     pub(crate) patch_type: PatchType,
     pub(crate) patch: Value,
+    /// What strict decoding finds in the patch itself.
+    pub(crate) findings: Vec<String>,
     pub(crate) strictness: Strictness,
+}
+
+/// Duplicate fields of a patch, and for a JSON patch unknown fields of its operations.
+pub(crate) fn findings(patch_type: PatchType, decoded: &Decoded) -> Vec<String> {
+    let duplicates = decoded.duplicates.iter().map(|path| format!("duplicate field {path:?}"));
+    if patch_type != PatchType::Json {
+        return duplicates.collect();
+    }
+    let known = |name: &str| matches!(name, "op" | "path" | "from" | "value");
+    let operations = decoded.value.as_array().into_iter().flatten().enumerate();
+    let unknown = operations.flat_map(|(index, operation)| {
+        let fields = operation.as_object().into_iter().flatten();
+        fields.filter(|(name, _)| !known(name)).map(move |(name, _)| {
+            let path = format!("[{index}].{name}");
+            format!("unknown field {path:?}")
+        })
+    });
+    unknown.chain(duplicates).map(|finding| format!("json patch {finding}")).collect()
 }
 
 impl Registry {
@@ -39,8 +59,7 @@ impl Registry {
             let kind = target.kind;
             let before = Versioned::of(kind, current).into_value();
             let mut object = body.apply(kind, &before)?;
-            let warnings = schema::check(kind, &mut object, &[], body.strictness)
-                .map_err(|e| body.invalid(&e.0))?;
+            let warnings = body.check(kind.schema, &mut object, || body.apply(kind, &before))?;
             for field in ["name", "namespace"] {
                 let (sent, is) = (meta::text(&object, field), meta::text(&before, field));
                 if sent != is {
@@ -61,14 +80,49 @@ impl Registry {
 }
 
 impl PatchBody {
-    /// What upstream answers when the patched object does not decode: the patch is the invalid value.
-    fn invalid(&self, why: &str) -> Status {
+    /// Checks the patched object against its type; answers warnings, about the patch and about the object. A refusal shows
+    /// the object as it was `patched`.
+    pub(super) fn check(
+        &self,
+        component: &str,
+        object: &mut Value,
+        patched: impl Fn() -> Result<Value>,
+    ) -> Result<Vec<String>> {
+        let lenient = match self.strictness {
+            Strictness::Ignore => Strictness::Ignore,
+            // What is found is added to what was found in the patch, and refused with it.
+            Strictness::Warn | Strictness::Strict => Strictness::Warn,
+        };
+        let refuse = |why: &str| match patched() {
+            Ok(object) => self.invalid(&object, why),
+            Err(status) => status,
+        };
+        let found =
+            schema::check_component(component, object, &[], lenient).map_err(|e| refuse(&e.0))?;
+        if self.strictness == Strictness::Ignore {
+            return Ok(Vec::new());
+        }
+        let all: Vec<String> = self.findings.iter().cloned().chain(found).collect();
+        if self.strictness == Strictness::Strict && !all.is_empty() {
+            let why = format!("strict decoding error: {}", all.join(", "));
+            return Err(refuse(&why));
+        }
+        Ok(all)
+    }
+
+    /// What upstream answers when the patched object does not decode: the object is the invalid value, or for a strategic
+    /// merge the patch.
+    fn invalid(&self, patched: &Value, why: &str) -> Status {
         // The message that a whole object would get begins with what it cannot be handled as.
         let why = why
             .split_once(" cannot be handled as a ")
             .and_then(|(_, rest)| rest.split_once(": "))
             .map_or(why, |(_, why)| why);
-        let patch = Value::String(self.patch.to_string());
+        let patch = match self.patch_type {
+            PatchType::Strategic => go_value(&self.patch),
+            _ => patched.to_string(),
+        };
+        let patch = Value::String(patch);
         let cause = Cause {
             reason: Reason::Invalid,
             message: format!("Invalid value: {patch}: {why}"),
@@ -100,9 +154,29 @@ impl PatchBody {
     }
 }
 
+/// A value as Go prints it with `%+v`.
+fn go_value(value: &Value) -> String {
+    match value {
+        Value::Null => "<nil>".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(items) => {
+            format!("[{}]", items.iter().map(go_value).collect::<Vec<_>>().join(" "))
+        }
+        Value::Object(fields) => {
+            let mut fields: Vec<_> = fields.iter().collect();
+            fields.sort_by_key(|(name, _)| *name);
+            let fields =
+                fields.into_iter().map(|(name, value)| format!("{name}:{}", go_value(value)));
+            format!("map[{}]", fields.collect::<Vec<_>>().join(" "))
+        }
+        other => other.to_string(),
+    }
+}
+
 impl From<&PatchError> for Status {
     fn from(error: &PatchError) -> Status {
         match error {
+            PatchError::TooLarge(why) => Status::too_large(why),
             PatchError::Unprocessable(_) => Status::unprocessable(),
             malformed => Status::bad_request(malformed.to_string()),
         }

@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 
-use portolan_api::schema::{self, Strictness};
 use portolan_api::{Cause, Reason};
 use portolan_store::Stored;
 use serde_json::{Value, json};
@@ -67,24 +66,14 @@ impl Registry {
         self.guaranteed_update(target, None, dry_run, |current| {
             let before = scale_of(current);
             let mut scale = patch.apply_plain(&before)?;
-            check(&mut scale, &[], patch.strictness)?;
+            let warnings = patch.check(COMPONENT, &mut scale, || patch.apply_plain(&before))?;
             if scale["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"] {
                 meta::metadata(&mut scale).remove("resourceVersion");
             }
-            propose(target, current, &scale)
+            propose(target, current, &scale).map(|proposed| Proposed { warnings, ..proposed })
         })
         .await
     }
-}
-
-/// Checks the shape of a Scale; answers warnings.
-pub(crate) fn check(
-    scale: &mut Value,
-    duplicates: &[String],
-    strictness: Strictness,
-) -> Result<Vec<String>> {
-    schema::check_component(COMPONENT, scale, duplicates, strictness)
-        .map_err(|e| Status::bad_request(e.0))
 }
 
 fn propose(target: &Target, current: &Stored, scale: &Value) -> Result<Proposed> {

@@ -1,8 +1,15 @@
 //! Watches: changes as lines of JSON, from a revision on or after the present state.
 //!
-//! A watch is a stream that the connection polls: a slow client fills the store's bounded queue and is then cut off
-//! with 410, so that it never holds memory or anybody else up. An object that begins or ceases to match the selectors
-//! is seen as added or deleted. Upstream: `storage/cacher`, KEP-956 (bookmarks), KEP-3157 (initial events).
+//! A watch is a task between the store's bounded queue and the connection: a slow client fills the queue and is then cut
+//! off, so that it never holds memory or anybody else up. It has seen everything up to its last event and may watch again
+//! from there. An object that begins or ceases to match the selectors is seen as added or deleted.
+//!
+//! | `resourceVersion` | without `sendInitialEvents` | `true` | `false` |
+//! |---|---|---|---|
+//! | unset, `0` | what is there, then changes | the same, then a marked bookmark | changes from now on |
+//! | other | changes after it, or an ERROR event with 410 | the same, then a marked bookmark | changes after it |
+//!
+//! Upstream: `storage/cacher`, KEP-956 (bookmarks), KEP-3157 (initial events).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,21 +18,21 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::Stream;
 use futures::stream;
-use jiff::Timestamp;
 use portolan_api::Kind;
 use portolan_store::{self as store, Event, Revision, Stored, WatchError};
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::Registry;
-use crate::convert;
-use crate::encode::{EventType, Versioned, event_line};
+use crate::encode::{EventType, Form, Partial, Versioned, event_line};
+use crate::metrics::{SharedCount, WatchCounters};
 use crate::negotiate::Transform;
 use crate::query::ListOptions;
 use crate::random::random_below;
 use crate::status::{Result, Status};
-use crate::table::{Headers, IncludeObject, table};
+use crate::table::{Headers, IncludeObject, Table};
 
 /// Without `timeoutSeconds` a watch lives this long, and up to as long again.
 const MINIMUM_TIMEOUT: u64 = 1800;
@@ -33,6 +40,12 @@ const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
 /// The last bookmark comes this long before the end.
 const FINAL_BOOKMARK: Duration = Duration::from_secs(2);
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
+/// Lines that are made ahead of a client.
+const LINES: usize = 4;
+/// How often a watcher whose client takes nothing looks whether it has fallen behind.
+const STUCK_CHECK: Duration = Duration::from_secs(1);
+/// Events that wait already, as at the start of a watch, are sent together up to this many bytes.
+const TOGETHER: usize = 32 << 10;
 
 /// What to watch, and in which form to send it.
 pub(crate) struct WatchSpec {
@@ -43,13 +56,18 @@ pub(crate) struct WatchSpec {
     pub(crate) include: IncludeObject,
     /// Ends the watch when cancelled.
     pub(crate) stopping: CancellationToken,
+    /// Counts what is sent.
+    pub(crate) counters: WatchCounters,
+    /// Counts the watch for as long as it runs, which may be shorter than the client holds its end.
+    pub(crate) counted: Option<SharedCount>,
 }
 
 struct Watcher {
     registry: Arc<Registry>,
     spec: WatchSpec,
     changes: store::Watch,
-    pending: VecDeque<Pending>,
+    /// What was there when the watch began, and is not sent yet.
+    initial: VecDeque<Pending>,
     headers: Headers,
     bookmark_at: Instant,
     ends_at: Instant,
@@ -57,8 +75,15 @@ struct Watcher {
 }
 
 enum Pending {
-    Object { event: EventType, object: Stored, revision: u64 },
+    Object(Change),
     Line(Bytes),
+}
+
+/// What a change is to one watcher.
+struct Change {
+    event: EventType,
+    object: Stored,
+    revision: u64,
 }
 
 impl Registry {
@@ -79,20 +104,20 @@ impl Registry {
         self.check_reached(options.resource_version)?;
         let prefix = spec.kind.prefix(spec.namespace.as_deref());
         let from = options.resource_version.filter(|v| *v != 0);
-        let mut pending = VecDeque::new();
+        let mut initial = VecDeque::new();
         let start = match (options.initial_events, from) {
             (Some(true), _) | (None, None) => {
                 let page = self
                     .store
                     .list(&prefix, store::ListOptions::default())
                     .map_err(|e| Status::from(&e))?;
-                pending.extend(page.items.into_iter().filter(|o| spec.selects(o)).map(|object| {
+                initial.extend(page.items.into_iter().filter(|o| spec.selects(o)).map(|object| {
                     let revision = object.revision.0;
-                    Pending::Object { event: EventType::Added, object, revision }
+                    Pending::Object(Change { event: EventType::Added, object, revision })
                 }));
                 if options.initial_events == Some(true) && options.bookmarks {
                     let marks = json!({INITIAL_EVENTS_END: "true"});
-                    pending.push_back(Pending::Line(spec.bookmark(page.revision, Some(marks))));
+                    initial.push_back(Pending::Line(spec.bookmark(page.revision, Some(marks))));
                 }
                 page.revision
             }
@@ -103,7 +128,7 @@ impl Registry {
         let changes = match self.store.watch(&prefix, start) {
             Ok(changes) => changes,
             Err(error @ store::StoreError::Compacted { .. }) => {
-                pending.push_back(Pending::Line(error_line(&Status::from(&error))));
+                initial.push_back(Pending::Line(error_line(&Status::from(&error))));
                 ended = true;
                 self.store.watch(&prefix, self.store.revision()).map_err(|e| Status::from(&e))?
             }
@@ -120,14 +145,16 @@ impl Registry {
             bookmark_at: next_bookmark(now, ends_at),
             spec,
             changes,
-            pending,
+            initial,
             headers: Headers::Shown,
             ends_at,
             ended,
         };
-        Ok(stream::unfold(watcher, |mut watcher| async move {
-            let line = watcher.next_line().await?;
-            Some((line, watcher))
+        let (lines, receiver) = mpsc::channel(LINES);
+        tokio::spawn(watcher.run(lines));
+        Ok(stream::unfold(receiver, |mut receiver| async move {
+            let line = receiver.recv().await?;
+            Some((line, receiver))
         }))
     }
 }
@@ -140,8 +167,7 @@ fn next_bookmark(now: Instant, ends_at: Instant) -> Instant {
 
 impl WatchSpec {
     fn selects(&self, object: &Stored) -> bool {
-        self.options.labels.matches(&object.value)
-            && self.options.fields.matches(self.kind, &object.value)
+        self.options.selects(self.kind, &object.value)
     }
 
     fn bookmark(&self, revision: Revision, annotations: Option<Value>) -> Bytes {
@@ -168,29 +194,49 @@ fn error_line(status: &Status) -> Bytes {
 }
 
 impl Watcher {
-    async fn next_line(&mut self) -> Option<Bytes> {
+    /// Hands lines to the connection. It runs by itself because a connection whose client does not read is not looked
+    /// after by anybody: what the store keeps for a watcher must go all the same.
+    async fn run(mut self, lines: mpsc::Sender<Bytes>) {
+        let _counted = self.spec.counted.take();
         loop {
-            if let Some(pending) = self.pending.pop_front() {
-                return Some(match pending {
-                    Pending::Line(line) => line,
-                    Pending::Object { event, object, revision } => {
-                        self.encode(event, object, revision)
-                    }
-                });
+            let line = tokio::select! {
+                line = self.next_line() => line,
+                () = lines.closed() => return,
+            };
+            let Some(line) = line else { return };
+            let taken = loop {
+                tokio::select! {
+                    taken = lines.reserve() => break taken,
+                    () = tokio::time::sleep(STUCK_CHECK) => if self.changes.is_lagged() { return },
+                    () = sleep_until(self.ends_at) => return,
+                    () = self.spec.stopping.cancelled() => return,
+                }
+            };
+            match taken {
+                Ok(place) => place.send(line),
+                Err(_) => return,
             }
+        }
+    }
+
+    async fn next_line(&mut self) -> Option<Bytes> {
+        if let Some(lines) = self.initial_lines() {
+            return Some(lines);
+        }
+        loop {
             if self.ended {
                 return None;
             }
             tokio::select! {
                 biased;
                 change = self.changes.next() => match change {
-                    Ok(event) => self.take(event),
-                    Err(WatchError::Lagged) => {
-                        let status = Status::expired("the watcher fell behind and must list again");
-                        self.ended = true;
-                        return Some(error_line(&status));
-                    }
-                    Err(WatchError::Closed) => return None,
+                    Ok(event) => if let Some(change) = self.take(event) {
+                        let line = self.encode(&change);
+                        self.spec.counters.sent(line.len());
+                        return Some(line);
+                    },
+                    // The client has all events up to here, and goes on from its last one.
+                    Err(WatchError::Lagged | WatchError::Closed) => return None,
                 },
                 () = sleep_until(self.bookmark_at), if self.spec.options.bookmarks => {
                     self.bookmark_at = next_bookmark(Instant::now(), self.ends_at);
@@ -204,14 +250,36 @@ impl Watcher {
         }
     }
 
+    /// Some of what was there at the start. These lines are nobody else's, so they are not remembered.
+    fn initial_lines(&mut self) -> Option<Bytes> {
+        let mut lines = Vec::new();
+        while lines.len() < TOGETHER
+            && let Some(pending) = self.initial.pop_front()
+        {
+            let line = match pending {
+                Pending::Line(line) => line,
+                Pending::Object(change) => {
+                    let line = self.encode_alone(&change);
+                    self.spec.counters.sent(line.len());
+                    line
+                }
+            };
+            if lines.is_empty() && self.initial.is_empty() {
+                return Some(line);
+            }
+            lines.extend_from_slice(&line);
+        }
+        (!lines.is_empty()).then(|| lines.into())
+    }
+
     /// Decides what a change is to this watcher.
-    fn take(&mut self, change: Event) {
+    fn take(&mut self, change: Event) -> Option<Change> {
         let revision = change.revision().0;
         let (event, object) = match change {
             Event::Delete { stored, .. } if self.spec.selects(&stored) => {
                 (EventType::Deleted, stored)
             }
-            Event::Delete { .. } => return,
+            Event::Delete { .. } => return None,
             Event::Put { stored, previous } => {
                 let now = self.spec.selects(&stored);
                 let before = previous.filter(|p| self.spec.selects(p));
@@ -219,29 +287,37 @@ impl Watcher {
                     (None, true) => (EventType::Added, stored),
                     (Some(_), true) => (EventType::Modified, stored),
                     (Some(before), false) => (EventType::Deleted, before),
-                    (None, false) => return,
+                    (None, false) => return None,
                 }
             }
         };
-        self.pending.push_back(Pending::Object { event, object, revision });
+        Some(Change { event, object, revision })
     }
 
-    fn encode(&mut self, event: EventType, object: Stored, revision: u64) -> Bytes {
+    /// The line of a change, encoded once for all watchers of the same form.
+    fn encode(&mut self, change: &Change) -> Bytes {
+        let form = match self.spec.transform {
+            Transform::None => Form::Whole,
+            Transform::PartialMetadata => Form::Partial,
+            // The age in a row depends on the moment, and the columns on the watcher.
+            Transform::Table => return self.encode_alone(change),
+        };
+        let Change { event, object, revision } = change;
+        self.registry.lines.line(self.spec.kind, form, *event, object, *revision)
+    }
+
+    fn encode_alone(&mut self, change: &Change) -> Bytes {
+        let Change { event, object, revision } = change;
         let kind = self.spec.kind;
         match self.spec.transform {
-            Transform::None => self.registry.lines.line(kind, event, &object, revision),
+            Transform::None => event_line(*event, &Versioned::new(kind, &object.value, *revision)),
             Transform::PartialMetadata => {
-                let partial = Versioned::new(kind, &object.value, revision).into_partial();
-                event_line(event, &partial)
+                event_line(*event, &Partial::new(&object.value, *revision))
             }
             Transform::Table => {
-                let metadata = json!({"resourceVersion": revision.to_string()});
-                let object = Stored { revision: Revision(revision), ..object };
-                let kind = convert::stored_kind(kind);
-                let rows = std::iter::once(&object);
+                let object = Stored { revision: Revision(*revision), ..object.clone() };
                 let headers = std::mem::replace(&mut self.headers, Headers::Left);
-                let now = Timestamp::now();
-                event_line(event, &table(kind, rows, self.spec.include, headers, metadata, now))
+                event_line(*event, &Table::of(kind, &object, self.spec.include, headers))
             }
         }
     }

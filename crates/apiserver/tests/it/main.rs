@@ -4,9 +4,14 @@
 #![expect(clippy::print_stdout, reason = "skipped tests say so")]
 
 mod bad_input;
+mod clients;
 mod delete;
+mod documents;
+mod field_validation;
 mod kinds;
 mod kubectl;
+mod limits;
+mod lists;
 mod nodes;
 mod objects;
 mod services;

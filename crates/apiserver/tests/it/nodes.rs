@@ -11,14 +11,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use portolan_apiserver::pki::{San, Usage};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 
 use crate::support::*;
-use crate::tls::listen;
+use crate::tls::{connect, connector, listen};
 
 /// A node agent that answers with what it was asked, and echoes after an upgrade.
 async fn agent(t: &Fixture) -> SocketAddr {
@@ -63,7 +63,13 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hyp
     if !request.headers().contains_key("upgrade") {
         return Ok(Response::new(Full::from(asked)));
     }
-    let protocol = request.headers()["sec-websocket-protocol"].clone();
+    // Answered in the protocol that was asked for, be it SPDY or WebSocket.
+    let header = match request.headers()["upgrade"].as_bytes() {
+        b"SPDY/3.1" => "x-stream-protocol-version",
+        _ => "sec-websocket-protocol",
+    };
+    let upgrade = request.headers()["upgrade"].clone();
+    let protocol = request.headers()[header].clone();
     tokio::spawn(async move {
         let mut stream = TokioIo::new(hyper::upgrade::on(request).await.unwrap());
         stream.write_all(asked.as_bytes()).await.unwrap();
@@ -78,8 +84,8 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hyp
     Ok(Response::builder()
         .status(101)
         .header("connection", "Upgrade")
-        .header("upgrade", "websocket")
-        .header("sec-websocket-protocol", protocol)
+        .header("upgrade", upgrade)
+        .header(header, protocol)
         .body(Full::default())
         .unwrap())
 }
@@ -143,54 +149,81 @@ async fn several_containers_must_be_chosen_from() {
     );
 }
 
+/// Sends an upgrade over TLS; answers the response's headers, and what comes back when `payload` is sent and this half
+/// closed.
+async fn upgraded(
+    t: &Fixture,
+    request: http::request::Builder,
+    payload: &[u8],
+) -> (http::HeaderMap, Vec<u8>) {
+    let server = listen(t).await;
+    let admin = t.pki.issue("root", Some("system:masters"), &[], Usage::Client).unwrap();
+    let stream = connect(&server, &connector(&t.pki, Some(&admin), &[])).await;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection.with_upgrades());
+    let request = request
+        .header("host", "localhost")
+        .header("connection", "Upgrade")
+        .body(Empty::<Bytes>::new())
+        .unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    assert_eq!(response.status(), 101);
+    let headers = response.headers().clone();
+    let mut stream = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+    stream.write_all(payload).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut back = Vec::new();
+    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut back)).await.unwrap().unwrap();
+    (headers, back)
+}
+
 #[tokio::test]
 async fn an_upgraded_connection_is_passed_byte_for_byte_with_half_close() {
     let t = start().await;
     pod_on_agent(&t).await;
-    let server = listen(&t).await;
-    let admin = t.pki.issue("root", Some("system:masters"), &[], Usage::Client).unwrap();
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(t.pki.certificate_pem().as_bytes()).unwrap()).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_client_auth_cert(
-            vec![CertificateDer::from_pem_slice(admin.certificate_pem.as_bytes()).unwrap()],
-            PrivateKeyDer::from_pem_slice(admin.key_pem.as_bytes()).unwrap(),
-        )
-        .unwrap();
-    let stream = TcpStream::connect(server.address).await.unwrap();
-    let name = ServerName::try_from("localhost").unwrap();
-    let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(connection.with_upgrades());
+    // More than any buffer on the way holds.
+    let payload: Vec<u8> = (0..1_000_000_u32).map(|i| i.to_le_bytes()[1]).collect();
     let request =
         Request::get(format!("{PODS}/p/exec?command=sh&command=-c&stdin=true&stdout=true"))
-            .header("host", "localhost")
-            .header("connection", "Upgrade")
             .header("upgrade", "websocket")
             .header("sec-websocket-protocol", "v5.channel.k8s.io")
             .header("sec-websocket-key", "x3JJHMbDL1EzLkh9GBhXDw==")
-            .header("sec-websocket-version", "13")
-            .body(Empty::<Bytes>::new())
-            .unwrap();
-    let response = sender.send_request(request).await.unwrap();
-    assert_eq!(response.status(), 101);
-    assert_eq!(response.headers()["sec-websocket-protocol"], "v5.channel.k8s.io");
-    let mut stream = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
-    // More than any buffer on the way holds.
-    let payload: Vec<u8> = (0..1_000_000_u32).map(|i| i.to_le_bytes()[1]).collect();
-    stream.write_all(&payload).await.unwrap();
-    stream.shutdown().await.unwrap();
-    let mut back = Vec::new();
-    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut back)).await.unwrap().unwrap();
+            .header("sec-websocket-version", "13");
+    let (headers, back) = upgraded(&t, request, &payload).await;
+    assert_eq!(headers["sec-websocket-protocol"], "v5.channel.k8s.io");
     let asked = b"/exec/default/p/main?command=sh&command=-c&input=1&output=1\n";
     assert_eq!(&back[..asked.len()], asked);
     assert_eq!(back.len(), asked.len() + payload.len() + 3);
     assert!(back[asked.len()..].starts_with(&payload) && back.ends_with(b"bye"));
+}
+
+#[tokio::test]
+async fn raw_spdy_is_passed_on_as_kubectl_before_1_31_sends_it() {
+    let t = start().await;
+    pod_on_agent(&t).await;
+    for (subresource, protocol, asked) in [
+        (
+            "exec?command=id&stdout=true",
+            "v4.channel.k8s.io",
+            "/exec/default/p/main?command=id&output=1",
+        ),
+        (
+            "attach?stdin=true&stdout=true&tty=true",
+            "v4.channel.k8s.io",
+            "/attach/default/p/main?input=1&output=1&tty=1",
+        ),
+        ("portforward", "portforward.k8s.io", "/portForward/default/p"),
+    ] {
+        let request = Request::post(format!("{PODS}/p/{subresource}"))
+            .header("content-length", "0")
+            .header("upgrade", "SPDY/3.1")
+            .header("x-stream-protocol-version", protocol);
+        let (headers, back) = upgraded(&t, request, b"frames").await;
+        assert_eq!(headers["upgrade"], "SPDY/3.1");
+        assert_eq!(headers["x-stream-protocol-version"], protocol);
+        assert_eq!(String::from_utf8(back).unwrap(), format!("{asked}\nframesbye"));
+    }
 }
 
 #[tokio::test]

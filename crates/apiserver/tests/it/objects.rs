@@ -372,30 +372,3 @@ async fn discovery_comes_aggregated_and_plain() {
     assert_eq!(services["shortNames"], json!(["svc"]));
     assert!(resources.iter().any(|r| r["name"] == "pods/log"));
 }
-
-#[tokio::test]
-async fn openapi_leads_from_the_path_to_the_schema() {
-    let t = start().await;
-    let index = t.get("/openapi/v3").await.ok();
-    let url = index["paths"]["api/v1"]["serverRelativeURL"].as_str().unwrap().to_owned();
-    let document = t.get(&url).await.ok();
-    let post = &document["paths"]["/api/v1/namespaces/{namespace}/services"]["post"];
-    assert_eq!(post["x-kubernetes-group-version-kind"]["kind"], "Service");
-    let schema = &document["components"]["schemas"]["io.k8s.api.core.v1.Service"];
-    assert_eq!(schema["x-kubernetes-group-version-kind"][0]["kind"], "Service");
-    assert!(schema["properties"]["spec"].is_object());
-}
-
-#[tokio::test]
-async fn probes_version_and_metrics_answer() {
-    let t = start().await;
-    for probe in ["healthz", "livez", "readyz"] {
-        assert_eq!(t.get(&format!("/{probe}")).await.ok(), "ok");
-    }
-    let verbose = t.get("/readyz?verbose").await.ok();
-    assert!(verbose.as_str().unwrap().ends_with("readyz check passed\n"), "{verbose}");
-    let version = t.get("/version").await.ok();
-    assert_eq!((&version["major"], &version["minor"]), (&json!("1"), &json!("36")));
-    let metrics = t.get("/metrics").await.ok();
-    assert!(metrics.as_str().unwrap().contains("apiserver_request_total{"), "{metrics}");
-}

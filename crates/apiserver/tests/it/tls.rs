@@ -30,7 +30,7 @@ pub(crate) async fn listen(t: &Fixture) -> Listening {
     Listening { address, _stop: shutdown.drop_guard() }
 }
 
-fn connector(ca: &Pki, client: Option<&Pair>, alpn: &[&[u8]]) -> TlsConnector {
+pub(crate) fn connector(ca: &Pki, client: Option<&Pair>, alpn: &[&[u8]]) -> TlsConnector {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(ca.certificate_pem().as_bytes()).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -49,6 +49,15 @@ fn connector(ca: &Pki, client: Option<&Pair>, alpn: &[&[u8]]) -> TlsConnector {
     };
     config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
     TlsConnector::from(Arc::new(config))
+}
+
+/// A connection to the server.
+pub(crate) async fn connect(
+    to: &Listening,
+    connector: &TlsConnector,
+) -> tokio_rustls::client::TlsStream<TcpStream> {
+    let stream = TcpStream::connect(to.address).await.unwrap();
+    connector.connect(ServerName::try_from("localhost").unwrap(), stream).await.unwrap()
 }
 
 async fn get(at: SocketAddr, connector: &TlsConnector, path: &str) -> (u16, Value) {

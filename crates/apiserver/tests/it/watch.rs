@@ -162,21 +162,134 @@ async fn a_version_out_of_reach_is_an_expired_event() {
     assert!(lines.next().await.is_none());
 }
 
+/// How many watches of ConfigMaps the server keeps up.
+async fn running(t: &Fixture) -> String {
+    let metrics = t.get("/metrics").await.ok();
+    let mut lines = metrics.as_str().unwrap().lines();
+    let line = lines
+        .find(|l| l.starts_with("apiserver_longrunning_requests{") && l.contains("\"configmaps\""));
+    line.and_then(|l| l.split_whitespace().next_back()).unwrap_or("none").to_owned()
+}
+
 #[tokio::test]
-async fn a_watcher_that_does_not_read_is_cut_off() {
+async fn a_watcher_that_falls_behind_is_cut_off_and_goes_on_from_its_last_event() {
     let t = start_forgetful().await;
     t.post(CONFIG_MAPS, config_map("m")).await.ok();
+    let uri = format!("{CONFIG_MAPS}/m");
     let mut slow = watch(&t, &format!("{CONFIG_MAPS}?watch=1"), &[]).await;
-    for i in 0..20 {
+    assert!(named("m", "ADDED")(slow.event().await));
+    for i in 0..18 {
+        t.patch(&uri, "merge-patch", json!({"data": {"a": i.to_string()}})).await.ok();
+    }
+    let (mut seen, mut last) = (Vec::new(), String::new());
+    while let Some(line) = slow.next().await {
+        assert_eq!(line["type"], "MODIFIED");
+        seen.push(line["object"]["data"]["a"].as_str().unwrap().parse::<u32>().unwrap());
+        last = line["object"]["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    }
+    assert!(seen.len() < 18, "{seen:?}");
+    let mut again = watch(&t, &format!("{CONFIG_MAPS}?watch=1&resourceVersion={last}"), &[]).await;
+    while seen.len() < 18 {
+        let (_, object) = again.event().await;
+        seen.push(object["data"]["a"].as_str().unwrap().parse().unwrap());
+    }
+    assert_eq!(seen, (0..18).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_watcher_that_never_reads_costs_nothing_once_it_is_cut_off() {
+    let t = start_forgetful().await;
+    t.post(CONFIG_MAPS, config_map("m")).await.ok();
+    let deaf = t.raw("GET", &format!("{CONFIG_MAPS}?watch=1"), &[], "").await;
+    assert_eq!(running(&t).await, "1");
+    for i in 0..30 {
         let change = json!({"data": {"a": i.to_string()}});
         t.patch(&format!("{CONFIG_MAPS}/m"), "merge-patch", change).await.ok();
     }
-    let mut last = slow.event().await;
-    while last.0 != "ERROR" {
-        last = slow.event().await;
+    // Nobody has looked at the response, and still holds it.
+    tokio::time::timeout(PATIENCE, async {
+        while running(&t).await != "0" {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .expect("the watch goes on for a client that does not read");
+    drop(deaf);
+}
+
+#[tokio::test]
+async fn watches_that_are_dropped_end() {
+    let t = start().await;
+    let first = watch(&t, &format!("{CONFIG_MAPS}?watch=1"), &[]).await;
+    let second = watch(&t, &format!("{CONFIG_MAPS}?watch=1"), &[]).await;
+    assert_eq!(running(&t).await, "2");
+    drop((first, second));
+    tokio::time::timeout(PATIENCE, async {
+        while running(&t).await != "0" {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_watch_of_metadata_shows_nothing_else() {
+    let t = start().await;
+    let partial = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json";
+    let headers = [("accept", partial)];
+    t.post(CONFIG_MAPS, config_map("old")).await.ok();
+    let uri = format!("{CONFIG_MAPS}?watch=1&allowWatchBookmarks=true&timeoutSeconds=3");
+    let mut lines = watch(&t, &uri, &headers).await;
+    let created = t.post(CONFIG_MAPS, config_map("new")).await.ok();
+    let (_, old) = lines.event().await;
+    let (_, new) = lines.event().await;
+    for object in [&old, &new] {
+        assert_eq!(
+            (&object["kind"], &object["apiVersion"], &object["data"]),
+            (&json!("PartialObjectMetadata"), &json!("meta.k8s.io/v1"), &Value::Null)
+        );
     }
-    assert_eq!(last.1["code"], 410);
-    assert!(slow.next().await.is_none());
+    assert_eq!(new["metadata"], created["metadata"]);
+    let (event, mark) = lines.event().await;
+    assert_eq!((event.as_str(), &mark["kind"]), ("BOOKMARK", &json!("PartialObjectMetadata")));
+}
+
+#[tokio::test]
+async fn initial_events_may_be_left_out_or_asked_for_from_a_version_on() {
+    let t = start().await;
+    let first = t.post(CONFIG_MAPS, config_map("a")).await.ok();
+    let version = first["metadata"]["resourceVersion"].as_str().unwrap();
+    let base = format!("{CONFIG_MAPS}?watch=1&resourceVersionMatch=NotOlderThan");
+    let mut none = watch(&t, &format!("{base}&sendInitialEvents=false"), &[]).await;
+    let uri = format!("{base}&sendInitialEvents=true&resourceVersion={version}");
+    let mut all = watch(&t, &format!("{uri}&allowWatchBookmarks=true"), &[]).await;
+    assert!(named("a", "ADDED")(all.event().await));
+    let (event, mark) = all.event().await;
+    assert_eq!(event, "BOOKMARK");
+    assert_eq!(mark["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
+    assert!(mark["metadata"]["resourceVersion"].as_str().unwrap().parse::<u64>().unwrap() > 0);
+    t.post(CONFIG_MAPS, config_map("b")).await.ok();
+    assert!(named("b", "ADDED")(none.event().await));
+    assert!(named("b", "ADDED")(all.event().await));
+    // What has not happened yet cannot be where to begin.
+    let future = t.get(&format!("{base}&sendInitialEvents=true&resourceVersion=99999")).await;
+    assert_eq!(future.code, 504);
+    assert_eq!(future.body["details"]["causes"][0]["reason"], "ResourceVersionTooLarge");
+}
+
+#[tokio::test]
+async fn many_initial_events_all_arrive() {
+    let t = start().await;
+    for i in 0..300 {
+        let mut map = config_map(&format!("m-{i:03}"));
+        map["data"]["text"] = json!("x".repeat(500));
+        t.post(CONFIG_MAPS, map).await.ok();
+    }
+    let mut lines = watch(&t, &format!("{CONFIG_MAPS}?watch=1&resourceVersion=0"), &[]).await;
+    for i in 0..300 {
+        assert!(named(&format!("m-{i:03}"), "ADDED")(lines.event().await));
+    }
 }
 
 #[tokio::test]

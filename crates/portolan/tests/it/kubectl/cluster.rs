@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::harness::{Lab, User, eventually, text};
 
@@ -26,6 +27,15 @@ pub(crate) fn kubectl_available(test: &str) -> bool {
 pub(crate) struct Cluster {
     pub(crate) lab: Lab,
     home: tempfile::TempDir,
+    /// Whether kubectl speaks SPDY alone, as it did before 1.31.
+    raw_spdy: AtomicBool,
+}
+
+/// How kubectl reaches a process in a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Transport {
+    WebSocket,
+    Spdy,
 }
 
 impl Cluster {
@@ -36,7 +46,12 @@ impl Cluster {
     /// kubectl for a lab that is up.
     pub(crate) fn on(lab: Lab) -> Cluster {
         let home = tempfile::tempdir().expect("a temporary directory can be made");
-        Cluster { lab, home }
+        Cluster { lab, home, raw_spdy: AtomicBool::new(false) }
+    }
+
+    /// Makes kubectl use this transport from now on.
+    pub(crate) fn speak(&self, transport: Transport) {
+        self.raw_spdy.store(transport == Transport::Spdy, Ordering::Relaxed);
     }
 
     /// A file of this test.
@@ -57,6 +72,11 @@ impl Cluster {
     }
 
     pub(crate) fn environment(&self, command: &mut Command) {
+        if self.raw_spdy.load(Ordering::Relaxed) {
+            command
+                .env("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "false")
+                .env("KUBECTL_PORT_FORWARD_WEBSOCKETS", "false");
+        }
         command
             .env("HOME", self.home.path())
             .env("KUBECONFIG", self.kubeconfig())

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, Command, Stdio};
 
-use super::cluster::{Cluster, noise, read};
+use super::cluster::{Cluster, Transport, noise, read};
 use crate::harness::text;
 
 const PODS: &str = "
@@ -52,13 +52,16 @@ pub(crate) fn processes_are_reached(cluster: &Cluster) {
     for pod in ["web", "tools", "reader"] {
         cluster.run(&["wait", "--for=condition=Ready", &format!("pod/{pod}"), "--timeout=60s"]);
     }
-    exec_runs_commands(cluster);
-    exec_has_a_terminal(cluster);
-    exec_carries_much(cluster);
-    attach_joins_the_main_process(cluster);
+    for transport in [Transport::Spdy, Transport::WebSocket] {
+        cluster.speak(transport);
+        exec_runs_commands(cluster);
+        exec_has_a_terminal(cluster);
+        exec_carries_much(cluster);
+        attach_joins_the_main_process(cluster);
+        port_forward_reaches_pods(cluster);
+    }
     logs_are_read_and_followed(cluster);
     cp_copies_both_ways(cluster);
-    port_forward_reaches_pods(cluster);
 }
 
 fn exec_runs_commands(cluster: &Cluster) {
