@@ -10,10 +10,12 @@ use ipnet::IpNet;
 /// Configuration of all controllers.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The range that nodes' pod CIDRs are cut from.
-    pub cluster_cidr: IpNet,
-    /// Prefix length of one node's pod CIDR; default 24.
-    pub node_cidr_mask: u8,
+    /// The ranges that nodes' pod CIDRs are cut from: one, or one of each family, the primary first.
+    pub cluster_cidrs: Vec<IpNet>,
+    /// Prefix length of one node's IPv4 pod CIDR; default 24.
+    pub node_cidr_mask_ipv4: u8,
+    /// Prefix length of one node's IPv6 pod CIDR; default 64.
+    pub node_cidr_mask_ipv6: u8,
     /// The cluster's CA certificates in PEM, published as ConfigMap `kube-root-ca.crt` in every
     /// namespace.
     pub root_ca: String,
@@ -31,13 +33,11 @@ pub struct Config {
 
 impl Config {
     /// The defaults for a cluster with these pod addresses and this CA.
-    pub fn new(cluster_cidr: IpNet, root_ca: impl Into<String>) -> Self {
+    pub fn new(cluster_cidrs: impl IntoIterator<Item = IpNet>, root_ca: impl Into<String>) -> Self {
         Self {
-            cluster_cidr,
-            node_cidr_mask: match cluster_cidr {
-                IpNet::V4(_) => 24,
-                IpNet::V6(_) => 64,
-            },
+            cluster_cidrs: cluster_cidrs.into_iter().collect(),
+            node_cidr_mask_ipv4: 24,
+            node_cidr_mask_ipv6: 64,
             root_ca: root_ca.into(),
             node_monitor_grace_period: Duration::from_secs(40),
             pod_gc_period: Duration::from_secs(20),

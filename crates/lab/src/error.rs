@@ -69,6 +69,9 @@ pub enum LabError {
         /// The system's answer.
         source: io::Error,
     },
+    /// A setting of a network namespace cannot be written.
+    #[error(transparent)]
+    Setting(#[from] portolan_netlink::sysctl::SysctlError),
     /// Links, addresses or routes of the fabric cannot be made.
     #[error("cannot {action}: {source}")]
     Fabric {
@@ -76,6 +79,14 @@ pub enum LabError {
         action: String,
         /// The system's answer.
         source: rtnetlink::Error,
+    },
+    /// A route that cannot be: its addresses are of two families.
+    #[error("cannot {action}: {problem}")]
+    Route {
+        /// What was tried, as a verb with its object.
+        action: String,
+        /// What is wrong with it.
+        problem: String,
     },
     /// The channel between `up` and the lab broke.
     #[error("the channel to the lab: {0}")]
@@ -238,6 +249,8 @@ impl LabError {
                 format!("`tail {}` shows its last words", log.display())
             }
             LabError::Channel(_)
+            | LabError::Setting(_)
+            | LabError::Route { .. }
             | LabError::ApiServer(_)
             | LabError::Store(_)
             | LabError::Api { .. }

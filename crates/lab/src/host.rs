@@ -24,13 +24,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::channel::{self, AsyncChannel};
-use crate::config::{Config, Options};
+use crate::config::{Config, Ipv6, Options};
 use crate::data_dir::{DataDir, Lock};
 use crate::error::LabError;
-use crate::message::{Boot, Event, ToHost, ToLab};
+use crate::message::{Boot, Event, Port, ToHost, ToLab};
 use crate::namespaces;
 use crate::privilege::Privilege;
 use crate::routes;
+use crate::settings::Recorded;
 
 mod clone;
 mod detach;
@@ -72,7 +73,13 @@ pub fn up(
     attachment: Attachment,
     observer: &mut dyn Observer,
 ) -> Result<(), LabError> {
-    let config = Config::parse(options)?;
+    let ipv6 = Ipv6::of_this_kernel();
+    let recorded = Recorded::read(dir.path(), dir.path())?;
+    let config = Config::parse(options, recorded.as_ref(), ipv6)?;
+    if ipv6 == Ipv6::Absent && options.service_cidr.is_none() && options.cluster_cidr.is_none() {
+        let message = "this kernel has no IPv6 (ipv6.disable=1?): the lab has IPv4 only".into();
+        observer.observe(&Event::Warning { message });
+    }
     config.check_against(&routes::of_this_host()?)?;
     let mut lock = dir.lock()?;
     let log = dir.open_log()?;
@@ -171,8 +178,8 @@ impl Watch<'_> {
                         }
                         Some((ToHost::StopRequested, _)) => self.stop().await?,
                         Some((ToHost::Event(event), _)) => observer.observe(&event),
-                        Some((ToHost::Bind { id, protocol, port }, _)) => {
-                            self.bind(id, protocol, port).await?;
+                        Some((ToHost::Bind { id, port }, _)) => {
+                            self.bind(id, port).await?;
                         }
                         None => {
                             // It is ending; how is worth a moment.
@@ -213,13 +220,8 @@ impl Watch<'_> {
         Ok(())
     }
 
-    async fn bind(
-        &self,
-        id: u64,
-        protocol: crate::message::Protocol,
-        port: u16,
-    ) -> Result<(), LabError> {
-        let socket = publisher::bind(protocol, port);
+    async fn bind(&self, id: u64, port: Port) -> Result<(), LabError> {
+        let socket = publisher::bind(port);
         let fds: Vec<_> = socket.iter().map(AsFd::as_fd).collect();
         let error = socket.as_ref().err().map(ToString::to_string);
         self.channel.send(&ToLab::Bound { id, error }, &fds).await.map_err(LabError::Channel)

@@ -14,6 +14,7 @@ use crate::channel::{AsyncChannel, Channel};
 use crate::error::{Failure, LabError};
 use crate::host::CHANNEL_FD;
 use crate::message::{Boot, ToHost, ToLab};
+use crate::settings;
 
 mod agents;
 mod board;
@@ -29,7 +30,6 @@ mod publish;
 mod readiness;
 mod reaper;
 mod relay;
-mod settings;
 mod stop;
 mod uplink;
 
@@ -83,7 +83,7 @@ fn prepare(boot: &Boot) -> Result<(), LabError> {
     raise_file_limit();
     nix::unistd::sethostname("portolan").map_err(LabError::kernel("set a host name"))?;
     mounts::make_private()?;
-    probe::kernel(boot.privilege)?;
+    probe::kernel(boot.privilege, &boot.config.fabric.families())?;
     mounts::furnish_lab(&boot.data_dir)?;
     settings::check(Path::new(DATA), &boot.config, &boot.data_dir)
 }

@@ -22,8 +22,10 @@ mod host;
 mod init;
 mod message;
 mod namespaces;
+mod nets;
 mod privilege;
 mod routes;
+mod settings;
 mod shell;
 pub mod status;
 

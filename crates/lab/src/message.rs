@@ -1,5 +1,6 @@
 //! What is said over the channels: `up` ⇄ lab, and `status`, `down`, `shell` → lab.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -7,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::Config;
 use crate::error::Failure;
 use crate::host::Attachment;
+use crate::nets::Family;
 use crate::privilege::Privilege;
 use crate::status::Status;
 
@@ -44,7 +46,7 @@ pub(crate) enum ToHost {
     /// For the person who looks.
     Event(Event),
     /// Bind a socket on the host's loopback and pass it.
-    Bind { id: u64, protocol: Protocol, port: u16 },
+    Bind { id: u64, port: Port },
     /// The start failed; the lab is about to end.
     Failed(Failure),
     /// `portolan down` asks: answer with [`ToLab::Stop`].
@@ -62,6 +64,33 @@ pub enum Protocol {
     /// UDP.
     #[serde(rename = "UDP")]
     Udp,
+}
+
+/// A port on the host's loopback, and the same port on the nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub(crate) struct Port {
+    pub(crate) number: u16,
+    pub(crate) protocol: Protocol,
+    /// Of both the host's loopback address and the node's.
+    pub(crate) family: Family,
+}
+
+impl Port {
+    /// The host's loopback address.
+    pub(crate) fn loopback(self) -> IpAddr {
+        match self.family {
+            Family::Ipv4 => Ipv4Addr::LOCALHOST.into(),
+            Family::Ipv6 => Ipv6Addr::LOCALHOST.into(),
+        }
+    }
+}
+
+/// As a Service's event tells of it.
+impl std::fmt::Display for Port {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let address = SocketAddr::new(self.loopback(), self.number);
+        write!(f, "{} port {} at {address}", self.protocol, self.number)
+    }
 }
 
 impl std::fmt::Display for Protocol {

@@ -32,6 +32,7 @@ impl Namespaces {
         in_thread(format!("make {name}"), move || {
             unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS)
                 .map_err(LabError::kernel("make network, mount and uts namespaces"))?;
+            portolan_netlink::sysctl::plain_ipv6()?;
             nix::unistd::sethostname(&name).map_err(LabError::kernel("set a host name"))?;
             furnish()?;
             Ok(Namespaces { net: own("net")?, mount: own("mnt")?, uts: own("uts")? })

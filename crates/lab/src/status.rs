@@ -26,14 +26,22 @@ pub struct Status {
     pub server: String,
     /// The API server as nodes and pods reach it.
     pub server_in_lab: String,
-    /// The addresses of Services.
+    /// The addresses of Services, of the primary family.
     pub service_cidr: String,
-    /// The addresses of pods.
+    /// The same of every family, the primary first.
+    pub service_cidrs: Vec<String>,
+    /// The addresses of pods, of the primary family.
     pub cluster_cidr: String,
-    /// The addresses of the nodes' own network.
+    /// The same of every family, the primary first.
+    pub cluster_cidrs: Vec<String>,
+    /// The addresses of the nodes' own network, of the primary family.
     pub fabric_cidr: String,
-    /// The outside client's address.
+    /// The same of every family, the primary first.
+    pub fabric_cidrs: Vec<String>,
+    /// The outside client's address, of the primary family.
     pub client_address: String,
+    /// The same of every family, the primary first.
+    pub client_addresses: Vec<String>,
     /// The nodes, in order.
     pub nodes: Vec<NodeStatus>,
     /// How many pods, by what they do.
@@ -61,10 +69,14 @@ pub enum LabState {
 pub struct NodeStatus {
     /// The Node's name.
     pub name: String,
-    /// Its InternalIP.
+    /// Its InternalIP, of the primary family.
     pub address: String,
-    /// The addresses of its pods; absent until allocated.
+    /// Its InternalIPs, the primary first.
+    pub addresses: Vec<String>,
+    /// The addresses of its pods, of the primary family; absent until allocated.
     pub pod_cidr: Option<String>,
+    /// The same of every family, the primary first; empty until allocated.
+    pub pod_cidrs: Vec<String>,
     /// Its zone.
     pub zone: String,
     /// Its Ready condition.
@@ -97,8 +109,10 @@ pub struct PublishedPort {
     pub service: String,
     /// Its protocol.
     pub protocol: Protocol,
-    /// The node port, and the port on 127.0.0.1.
+    /// The node port, and the port on the host's loopback.
     pub port: u16,
+    /// The host's loopback address that it is at: 127.0.0.1 or ::1, by the Service's families.
+    pub address: String,
     /// Why it does not answer on the host; absent when it does.
     pub error: Option<String>,
 }

@@ -63,3 +63,25 @@ pub fn write(name: &str, value: impl ToString) -> Result<(), SysctlError> {
     let path = path(name);
     std::fs::write(&path, value).map_err(|source| SysctlError { verb: "write", path, source })
 }
+
+/// Makes the calling thread's network namespace plain for IPv6, as far as links are made there from
+/// now on: addresses are used at once, without looking for duplicates, and nobody asks for routers.
+/// Where a module's parameter switches IPv6 off by default it is switched on. A kernel without IPv6
+/// is left alone.
+///
+/// # Errors
+/// When a setting may not be written.
+pub fn plain_ipv6() -> Result<(), SysctlError> {
+    for (name, value) in [
+        ("all/disable_ipv6", 0),
+        ("default/disable_ipv6", 0),
+        ("default/accept_dad", 0),
+        ("default/accept_ra", 0),
+    ] {
+        match write(&format!("net/ipv6/conf/{name}"), value) {
+            Err(error) if error.is_absent() => return Ok(()),
+            other => other?,
+        }
+    }
+    Ok(())
+}

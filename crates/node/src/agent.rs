@@ -43,7 +43,7 @@ async fn run(options: NodeOptions) -> Result<ExitCode, NodeError> {
         source,
     })?;
     let client = portolan_client::connect(Source::Kubeconfig(options.kubeconfig.clone())).await?;
-    let network = Network::open(options.node_ip)?;
+    let network = Network::open(options.node_ips)?;
     network.prepare().await?;
 
     // A node's credentials and the lab's keys are none of a pod's business.

@@ -5,6 +5,7 @@
 //! The agent follows kubelet in what it writes to the API; how it runs a pod is DESIGN's lab:
 //! namespaces and the host's own files instead of images.
 
+mod addresses;
 mod agent;
 mod error;
 mod ipam;
@@ -21,6 +22,7 @@ mod server;
 mod shim;
 mod watches;
 
+pub use addresses::{Addresses, AddressesError};
 pub use agent::node_main;
 pub use error::NodeError;
 pub use options::NodeOptions;

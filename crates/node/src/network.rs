@@ -1,26 +1,29 @@
-//! A pod's place in the network: a routed veth pair, no bridge, no ARP.
+//! A pod's place in the network: a routed veth pair, no bridge, no ARP and no neighbour discovery.
 //!
 //! ```text
-//!  pod netns                           node netns
-//!  eth0  10.244.1.7/32                 vethXXXX
-//!  default via <node IP> onlink   ──── 10.244.1.7/32 dev vethXXXX src <node IP>
-//!  <node IP> lladdr … permanent        10.244.1.7 lladdr … permanent
+//!  pod netns                                    node netns
+//!  eth0  10.244.1.7/32, fd00:…::7/128           vethXXXX
+//!  default via <node IP> onlink            ──── <pod IP> dev vethXXXX src <node IP>
+//!  <node IP> lladdr … permanent                 <pod IP> lladdr … permanent
 //! ```
 //!
-//! MAC addresses are derived from the pod's address, so both ends know each other's.
+//! All of it once for each family that the pod has an address of. MAC addresses are derived from
+//! the pod's primary address, so both ends know each other's.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use futures::TryStreamExt as _;
 use ipnet::IpNet;
+use portolan_netlink::sysctl::{self, SysctlError};
+use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::packet_route::link::{InfoData, InfoVeth};
 use rtnetlink::packet_route::neighbour::NeighbourState;
-use rtnetlink::packet_route::route::RouteScope;
-use rtnetlink::{
-    AddressMessageBuilder, Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
-};
+use rtnetlink::packet_route::route::{RouteMessage, RouteScope};
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+
+use crate::Addresses;
 
 /// Why the network could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -39,9 +42,15 @@ pub(crate) enum NetworkError {
         #[source]
         source: io::Error,
     },
-    /// An address of a family that pods do not have yet.
-    #[error("IPv6 pods are not supported: {0}")]
+    /// A setting of a network namespace could not be written.
+    #[error(transparent)]
+    Setting(#[from] SysctlError),
+    /// An address of a family that the node has none of.
+    #[error("this node has no address of the family of {0}")]
     Family(IpAddr),
+    /// Addresses of two families in one route: a bug of ours.
+    #[error("a route of two families: {0}")]
+    Route(String),
 }
 
 fn refused(what: &'static str) -> impl FnOnce(rtnetlink::Error) -> NetworkError {
@@ -73,13 +82,12 @@ pub(crate) fn within<T: Send>(
 #[derive(Clone)]
 pub(crate) struct Network {
     handle: Handle,
-    node: Ipv4Addr,
+    node: Addresses,
 }
 
 impl Network {
     /// Opens the node's network; the caller's network namespace is the node's.
-    pub(crate) fn open(node: IpAddr) -> Result<Network, NetworkError> {
-        let IpAddr::V4(node) = node else { return Err(NetworkError::Family(node)) };
+    pub(crate) fn open(node: Addresses) -> Result<Network, NetworkError> {
         let opened = rtnetlink::new_connection().map_err(system("open a netlink socket"))?;
         let (connection, handle, _) = opened;
         tokio::spawn(connection);
@@ -89,7 +97,15 @@ impl Network {
     /// Turns forwarding on and brings the loopback up.
     pub(crate) async fn prepare(&self) -> Result<(), NetworkError> {
         up(&self.handle, 1).await?;
-        std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").map_err(system("set ip_forward"))
+        for address in self.node.iter() {
+            sysctl::write(forwarding(address), 1)?;
+        }
+        Ok(sysctl::plain_ipv6()?)
+    }
+
+    /// The node's own address of the family of `other`.
+    fn own(&self, other: IpAddr) -> Result<IpAddr, NetworkError> {
+        self.node.like(other).ok_or(NetworkError::Family(other))
     }
 
     /// Connects a pod's new network namespace.
@@ -97,88 +113,85 @@ impl Network {
         &self,
         netns: &OwnedFd,
         interface: &str,
-        address: IpAddr,
+        addresses: &Addresses,
     ) -> Result<(), NetworkError> {
-        let IpAddr::V4(pod) = address else { return Err(NetworkError::Family(address)) };
-        let ours = mac(0x57, pod);
-        let theirs = mac(0x58, pod);
+        let macs = Macs::of(addresses.primary());
         self.disconnect(interface).await?;
-        let peer = LinkMessageBuilder::<LinkUnspec>::new()
-            .name("eth0")
-            .address(theirs.to_vec())
-            .setns_by_fd(netns.as_raw_fd())
-            .build();
-        let veth = LinkMessageBuilder::<LinkVeth>::new(interface, "eth0")
-            .address(ours.to_vec())
-            .up()
-            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
-            .build();
-        self.handle.link().add(veth).execute().await.map_err(refused("make the veth pair"))?;
-
-        let inside = within(netns.as_fd(), rtnetlink::new_connection);
-        let (connection, inside, _) = inside.map_err(system("open the pod's netlink socket"))?;
+        // Settings first: links take them over when they are made.
+        let entered = within(netns.as_fd(), || {
+            sysctl::plain_ipv6().map_err(io::Error::other)?;
+            rtnetlink::new_connection()
+        });
+        let (connection, inside, _) = entered.map_err(system("enter the pod's network"))?;
         let connection = tokio::spawn(connection);
-        let done = self.configure(&inside, interface, pod, ours, theirs).await;
+        let done = async {
+            let peer = LinkMessageBuilder::<LinkUnspec>::new()
+                .name("eth0")
+                .address(macs.pod.to_vec())
+                .setns_by_fd(netns.as_raw_fd())
+                .build();
+            let veth = LinkMessageBuilder::<LinkVeth>::new(interface, "eth0")
+                .address(macs.node.to_vec())
+                .up()
+                .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
+                .build();
+            let made = self.handle.link().add(veth).execute().await;
+            made.map_err(refused("make the veth pair"))?;
+            let node = self.configure_node(interface, addresses, &macs);
+            let pod = self.configure_pod(&inside, addresses, &macs);
+            futures::future::try_join(node, pod).await.map(|_| ())
+        };
+        let done = done.await;
         connection.abort();
         done
     }
 
-    async fn configure(
+    /// The node's end: each of the pod's addresses is behind it.
+    async fn configure_node(
+        &self,
+        interface: &str,
+        addresses: &Addresses,
+        macs: &Macs,
+    ) -> Result<(), NetworkError> {
+        let link = index(&self.handle, interface).await?;
+        for pod in addresses.iter() {
+            add_neighbour(&self.handle, link, pod, macs.pod).await?;
+            let route = to(pod.into(), self.own(pod)?)?
+                .output_interface(link)
+                .scope(RouteScope::Link)
+                .build();
+            let added = self.handle.route().add(route).replace().execute().await;
+            added.map_err(refused("add the pod's route"))?;
+        }
+        Ok(())
+    }
+
+    /// The pod's end: its addresses, and the node as the way to everybody else.
+    async fn configure_pod(
         &self,
         inside: &Handle,
-        interface: &str,
-        pod: Ipv4Addr,
-        ours: [u8; 6],
-        theirs: [u8; 6],
+        addresses: &Addresses,
+        macs: &Macs,
     ) -> Result<(), NetworkError> {
-        let outside = index(&self.handle, interface).await?;
-        let route = RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(pod, 32)
-            .output_interface(outside)
-            .scope(RouteScope::Link)
-            .pref_source(self.node)
-            .build();
-        let node = async {
-            self.handle
-                .neighbours()
-                .add(outside, pod.into())
-                .link_layer_address(&theirs)
-                .state(NeighbourState::Permanent)
-                .replace()
-                .execute()
-                .await
-                .map_err(refused("add the pod's neighbour entry"))?;
-            let added = self.handle.route().add(route).replace().execute().await;
-            added.map_err(refused("add the pod's route"))
-        };
-        let pod = async {
-            up(inside, 1).await?;
-            let eth0 = index(inside, "eth0").await?;
-            // Not at its making: the kernel brings a veth's peer up before it has its own (ENOTCONN).
-            up(inside, eth0).await?;
-            let address =
-                AddressMessageBuilder::<Ipv4Addr>::new().index(eth0).address(pod, 32).build();
-            let mut adding = inside.address().add(eth0, pod.into(), 32);
-            *adding.message_mut() = address;
+        up(inside, 1).await?;
+        let eth0 = index(inside, "eth0").await?;
+        // Not at its making: the kernel brings a veth's peer up before it has its own (ENOTCONN).
+        up(inside, eth0).await?;
+        for pod in addresses.iter() {
+            let node = self.own(pod)?;
+            let mut adding = inside.address().add(eth0, pod, IpNet::from(pod).prefix_len());
+            if pod.is_ipv6() {
+                adding.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+            }
             adding.execute().await.map_err(refused("add the pod's address"))?;
-            inside
-                .neighbours()
-                .add(eth0, self.node.into())
-                .link_layer_address(&ours)
-                .state(NeighbourState::Permanent)
-                .replace()
-                .execute()
-                .await
-                .map_err(refused("add the node's neighbour entry"))?;
-            let default = RouteMessageBuilder::<Ipv4Addr>::new()
-                .gateway(self.node)
-                .output_interface(eth0)
-                .onlink()
-                .build();
-            let added = inside.route().add(default).execute().await;
-            added.map_err(refused("add the pod's default route"))
-        };
-        futures::future::try_join(node, pod).await.map(|_| ())
+            add_neighbour(inside, eth0, node, macs.node).await?;
+            let everywhere = IpNet::new(pod, 0).map_or(IpNet::from(pod), |net| net.trunc());
+            let default =
+                to(everywhere, pod)?.gateway(node).map_err(mixed)?.output_interface(eth0).onlink();
+            let added = inside.route().add(default.build()).execute().await;
+            added.map_err(refused("add the pod's default route"))?;
+        }
+        Ok(())
     }
 
     /// Takes a pod's interface away, if it is there; its end in the pod goes with it.
@@ -213,25 +226,56 @@ impl Network {
         }
     }
 
-    fn route(
-        &self,
-        to: IpNet,
-        via: IpAddr,
-    ) -> Result<rtnetlink::packet_route::route::RouteMessage, NetworkError> {
-        match (to, via) {
-            (IpNet::V4(to), IpAddr::V4(via)) => Ok(RouteMessageBuilder::<Ipv4Addr>::new()
-                .destination_prefix(to.network(), to.prefix_len())
-                .gateway(via)
-                .pref_source(self.node)
-                .build()),
-            _ => Err(NetworkError::Family(via)),
-        }
+    fn route(&self, net: IpNet, via: IpAddr) -> Result<RouteMessage, NetworkError> {
+        Ok(to(net, self.own(net.addr())?)?.gateway(via).map_err(mixed)?.build())
     }
 }
 
-fn mac(end: u8, address: Ipv4Addr) -> [u8; 6] {
-    let [a, b, c, d] = address.octets();
-    [0x0a, end, a, b, c, d]
+/// A route to a range, with the source address that local processes use for it.
+fn to(net: IpNet, source: IpAddr) -> Result<RouteMessageBuilder<IpAddr>, NetworkError> {
+    let route = RouteMessageBuilder::<IpAddr>::new();
+    let route = route.destination_prefix(net.network(), net.prefix_len()).map_err(mixed)?;
+    route.pref_source(source).map_err(mixed)
+}
+
+fn mixed(error: impl std::fmt::Display) -> NetworkError {
+    NetworkError::Route(error.to_string())
+}
+
+/// The setting that makes a node pass on packets of the family of `address`.
+fn forwarding(address: IpAddr) -> &'static str {
+    match address {
+        IpAddr::V4(_) => "net/ipv4/ip_forward",
+        IpAddr::V6(_) => "net/ipv6/conf/all/forwarding",
+    }
+}
+
+async fn add_neighbour(
+    handle: &Handle,
+    link: u32,
+    address: IpAddr,
+    mac: [u8; 6],
+) -> Result<(), NetworkError> {
+    let adding = handle.neighbours().add(link, address).link_layer_address(&mac);
+    let added = adding.state(NeighbourState::Permanent).replace().execute().await;
+    added.map_err(refused("add a neighbour entry"))
+}
+
+/// The hardware addresses of a veth pair's ends.
+struct Macs {
+    node: [u8; 6],
+    pod: [u8; 6],
+}
+
+impl Macs {
+    /// Derived from the last four bytes of the pod's address: unlike on the node's other pairs.
+    fn of(pod: IpAddr) -> Macs {
+        let [.., a, b, c, d] = match pod {
+            IpAddr::V4(pod) => pod.to_ipv6_mapped().octets(),
+            IpAddr::V6(pod) => pod.octets(),
+        };
+        Macs { node: [0x0a, 0x57, a, b, c, d], pod: [0x0a, 0x58, a, b, c, d] }
+    }
 }
 
 async fn up(handle: &Handle, index: u32) -> Result<(), NetworkError> {
@@ -262,6 +306,23 @@ pub(crate) fn interface(uid: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pairs_ends_have_addresses_of_their_own_by_the_pods() {
+        let macs = |ip: &str| Macs::of(ip.parse().unwrap());
+        assert_eq!(macs("10.244.1.7").pod, [0x0a, 0x58, 10, 244, 1, 7]);
+        assert_eq!(macs("10.244.1.7").node, [0x0a, 0x57, 10, 244, 1, 7]);
+        assert_eq!(macs("fd00:10:244:1::7").pod, [0x0a, 0x58, 0, 0, 0, 7]);
+        assert_ne!(macs("fd00:10:244:1::7").pod, macs("fd00:10:244:1::8").pod);
+    }
+
+    #[test]
+    fn a_route_is_of_one_family() {
+        let net: IpNet = "fd00:10:244:2::/64".parse().unwrap();
+        let six: IpAddr = "fd00:172:30::11".parse().unwrap();
+        assert!(to(net, six).is_ok_and(|route| route.gateway(six).is_ok()));
+        assert!(matches!(to(net, [172, 30, 0, 11].into()), Err(NetworkError::Route(_))));
+    }
 
     #[test]
     fn an_interface_name_fits_the_kernel() {

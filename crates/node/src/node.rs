@@ -1,7 +1,6 @@
 //! What all pods' workers share: the node's side of things.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -10,13 +9,13 @@ use parking_lot::{Mutex, RwLock};
 use portolan_client::informer::ObjectKey;
 use tokio::sync::watch;
 
-use crate::NodeOptions;
 use crate::ipam::Ipam;
 use crate::network::Network;
 use crate::objects::Objects;
 use crate::pod::launch::Ids;
 use crate::recorder::Recorder;
 use crate::runtime::Runtime;
+use crate::{Addresses, NodeOptions};
 
 /// The Services of the cluster, as far as they are known.
 pub(crate) type Services = HashMap<ObjectKey, Arc<Service>>;
@@ -31,7 +30,7 @@ pub(crate) struct Node {
     pub(crate) network: Network,
     /// The Pods that are to run here, as the API server last said.
     pub(crate) pods: RwLock<HashMap<ObjectKey, Arc<Pod>>>,
-    /// The pods' addresses; none until the Node has a podCIDR.
+    /// The pods' addresses; none until the Node has podCIDRs.
     pub(crate) ipam: watch::Sender<Option<Arc<Mutex<Ipam>>>>,
     /// The cluster's Services; none until they have been listed.
     pub(crate) services: watch::Sender<Option<Arc<Services>>>,
@@ -51,21 +50,26 @@ impl Node {
         self.options.state_dir.join("pods").join(uid)
     }
 
-    /// Gives a pod an address; waits for the node's podCIDR. None: the range is full.
-    pub(crate) async fn allocate(&self, uid: &str, before: Option<Ipv4Addr>) -> Option<IpAddr> {
-        let mut receiver = self.ipam.subscribe();
-        // The sender is ours, so waiting cannot fail.
-        let ipam = receiver.wait_for(Option::is_some).await.ok()?.clone()?;
-        let mut ipam = ipam.lock();
-        if let Some(before) = before
-            && ipam.claim(before, uid)
-        {
-            return Some(before.into());
-        }
-        ipam.allocate(uid).map(IpAddr::V4)
+    /// Gives a pod addresses, those of `before` if they are free; waits for the node's podCIDRs.
+    /// None: a range is full.
+    pub(crate) async fn allocate(&self, uid: &str, before: Option<Addresses>) -> Option<Addresses> {
+        self.ranges().await?.lock().allocate(uid, before.as_ref())
     }
 
-    /// Takes a pod's address back.
+    /// Takes note of the addresses of a pod that runs already; waits for the node's podCIDRs.
+    pub(crate) async fn hold(&self, uid: &str, addresses: &Addresses) {
+        if let Some(ipam) = self.ranges().await {
+            ipam.lock().claim(addresses, uid);
+        }
+    }
+
+    async fn ranges(&self) -> Option<Arc<Mutex<Ipam>>> {
+        let mut receiver = self.ipam.subscribe();
+        // The sender is ours, so waiting cannot fail.
+        receiver.wait_for(Option::is_some).await.ok()?.clone()
+    }
+
+    /// Takes a pod's addresses back.
     pub(crate) fn release(&self, uid: &str) {
         if let Some(ipam) = &*self.ipam.borrow() {
             ipam.lock().release(uid);

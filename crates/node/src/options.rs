@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use crate::Addresses;
+
 /// The node agent's configuration.
 #[derive(Debug, Clone)]
 pub struct NodeOptions {
@@ -13,8 +15,9 @@ pub struct NodeOptions {
     pub labels: BTreeMap<String, String>,
     /// The kubeconfig with the agent's client certificate.
     pub kubeconfig: PathBuf,
-    /// The Node's InternalIP, on which the agent also serves.
-    pub node_ip: IpAddr,
+    /// The Node's InternalIPs; the agent serves on the primary one, whose family comes first in
+    /// pods too.
+    pub node_ips: Addresses,
     /// Port of the agent's HTTPS server; 10250 by kubelet's custom.
     pub port: u16,
     /// Where pods' directories, logs and sockets live; survives restarts. Created when missing.

@@ -126,10 +126,14 @@ fn status(options: &NodeOptions, old: &[NodeCondition]) -> NodeStatus {
     let address = |type_: &str, address: String| NodeAddress { type_: type_.to_owned(), address };
     let capacity = capacity(options);
     NodeStatus {
-        addresses: Some(vec![
-            address("InternalIP", options.node_ip.to_string()),
-            address("Hostname", options.name.clone()),
-        ]),
+        addresses: Some(
+            options
+                .node_ips
+                .iter()
+                .map(|ip| address("InternalIP", ip.to_string()))
+                .chain([address("Hostname", options.name.clone())])
+                .collect(),
+        ),
         allocatable: Some(capacity.clone()),
         capacity: Some(capacity),
         conditions: Some(conditions(old, Timestamp::now())),

@@ -76,7 +76,7 @@ impl Server {
         stop: CancellationToken,
     ) -> Result<Server, NodeError> {
         let tls = tls::acceptor(options)?;
-        let listener = TcpListener::bind((options.node_ip, options.port))
+        let listener = TcpListener::bind((options.node_ips.primary(), options.port))
             .await
             .map_err(|source| NodeError::System { what: "bind the agent's address", source })?;
         let context = Context { runtime, pods, sessions: TaskTracker::new(), stop };

@@ -1,4 +1,4 @@
-//! What the agent follows in the API: its Pods, all Nodes (for routes and its own podCIDR), all
+//! What the agent follows in the API: its Pods, all Nodes (for routes and its own podCIDRs), all
 //! Services (for environment variables).
 
 use std::collections::HashMap;
@@ -13,6 +13,7 @@ use portolan_client::informer::{Change, Config, Informer, ObjectKey};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use crate::Addresses;
 use crate::ipam::Ipam;
 use crate::node::{Node, Services};
 use crate::pod::worker::{Message, Worker, remove_directory};
@@ -42,7 +43,7 @@ pub(crate) async fn services(node: Arc<Node>) {
 /// Where another node's pods are.
 type Route = (IpNet, IpAddr);
 
-/// Learns this node's podCIDR, and leads to the other nodes' pods.
+/// Learns this node's podCIDRs, and leads to the other nodes' pods.
 pub(crate) async fn nodes(node: Arc<Node>) {
     let informer: Informer<NodeObject> =
         Informer::start(Api::all(node.client.clone()), Config::default());
@@ -52,7 +53,7 @@ pub(crate) async fn nodes(node: Arc<Node>) {
         for (key, change) in changes.objects {
             let wanted = match &change {
                 Change::Put(object) if *key.name == *node.options.name => {
-                    own_cidr(&node, object);
+                    own_cidrs(&node, object);
                     if !register::is_ready(object) {
                         node.doubted.notify_one();
                     }
@@ -92,16 +93,20 @@ fn cidrs(object: &NodeObject) -> Vec<IpNet> {
     cidrs
 }
 
-fn own_cidr(node: &Node, object: &NodeObject) {
-    let cidr = cidrs(object).into_iter().find_map(|cidr| match cidr {
-        IpNet::V4(cidr) => Some(cidr),
-        IpNet::V6(_) => None,
-    });
-    if let Some(cidr) = cidr {
-        // It never changes once it is there (API validation); pods hold addresses of it.
+/// The ranges out of which this node's pods get addresses: one of each family that the node has
+/// an address of, in their order (kubelet puts the node's primary family first in podIPs, too).
+fn own_ranges(own: &Addresses, cidrs: &[IpNet]) -> Vec<IpNet> {
+    let of_family = |ip: IpAddr| cidrs.iter().find(|c| c.addr().is_ipv4() == ip.is_ipv4());
+    own.iter().filter_map(of_family).copied().collect()
+}
+
+fn own_cidrs(node: &Node, object: &NodeObject) {
+    let ranges = own_ranges(&node.options.node_ips, &cidrs(object));
+    if !ranges.is_empty() {
+        // They never change once they are there (API validation); pods hold addresses of them.
         node.ipam.send_if_modified(|ipam| {
             ipam.is_none() && {
-                let mut fresh = Ipam::new(cidr);
+                let mut fresh = Ipam::new(ranges);
                 claim_held(&node.options.state_dir, &mut fresh);
                 *ipam = Some(Arc::new(Mutex::new(fresh)));
                 true
@@ -116,22 +121,19 @@ fn claim_held(state_dir: &std::path::Path, ipam: &mut Ipam) {
     for entry in entries.flatten() {
         let uid = entry.file_name().to_string_lossy().into_owned();
         let ip = std::fs::read_to_string(entry.path().join("ip")).unwrap_or_default();
-        if let Ok(ip) = ip.trim().parse() {
-            ipam.claim(ip, &uid);
+        if let Ok(addresses) = ip.trim().parse() {
+            ipam.claim(&addresses, &uid);
         }
     }
 }
 
+/// Each of the node's ranges by its address of the same family.
 fn routes_to(object: &NodeObject) -> Vec<Route> {
     let addresses = object.status.iter().flat_map(|status| status.addresses.iter().flatten());
     let internal = addresses.filter(|address| address.type_ == "InternalIP");
-    let Some(via) = internal.filter_map(|address| address.address.parse().ok()).next() else {
-        return Vec::new();
-    };
-    let of_family = |cidr: &IpNet| {
-        matches!((cidr, via), (IpNet::V4(_), IpAddr::V4(_)) | (IpNet::V6(_), IpAddr::V6(_)))
-    };
-    cidrs(object).into_iter().filter(of_family).map(|cidr| (cidr, via)).collect()
+    let internal: Vec<IpAddr> = internal.filter_map(|ip| ip.address.parse().ok()).collect();
+    let via = |cidr: &IpNet| internal.iter().find(|ip| ip.is_ipv4() == cidr.addr().is_ipv4());
+    cidrs(object).into_iter().filter_map(|cidr| Some((cidr, *via(&cidr)?))).collect()
 }
 
 struct Running {
@@ -247,17 +249,33 @@ mod tests {
             type_: type_.into(),
             address: address.into(),
         };
-        object.status = Some(NodeStatus {
-            addresses: Some(vec![address("Hostname", "n"), address("InternalIP", "172.30.0.12")]),
-            ..NodeStatus::default()
-        });
-        object.spec = Some(NodeSpec {
-            pod_cidr: Some("10.244.2.0/24".into()),
-            pod_cidrs: Some(vec!["10.244.2.0/24".into(), "fd00::/64".into()]),
-            ..NodeSpec::default()
-        });
-        let expected = ("10.244.2.0/24".parse().unwrap(), "172.30.0.12".parse().unwrap());
-        assert_eq!(routes_to(&object), [expected]);
+        let mut known = |ips: &[&str]| {
+            let internal = ips.iter().map(|ip| address("InternalIP", ip));
+            let addresses = internal.chain([address("Hostname", "n")]).collect();
+            object.status =
+                Some(NodeStatus { addresses: Some(addresses), ..NodeStatus::default() });
+            object.spec = Some(NodeSpec {
+                pod_cidr: Some("10.244.2.0/24".into()),
+                pod_cidrs: Some(vec!["10.244.2.0/24".into(), "fd00:10:244:2::/64".into()]),
+                ..NodeSpec::default()
+            });
+            let routes = routes_to(&object).into_iter();
+            routes.map(|(to, via)| format!("{to} via {via}")).collect::<Vec<_>>()
+        };
+        let four = "10.244.2.0/24 via 172.30.0.12";
+        assert_eq!(known(&["172.30.0.12"]), [four]);
+        let both = [four, "fd00:10:244:2::/64 via fd00:172:30::12"];
+        assert_eq!(known(&["fd00:172:30::12", "172.30.0.12"]), both);
+    }
+
+    #[test]
+    fn a_nodes_ranges_follow_its_own_addresses() {
+        let cidrs = ["10.244.2.0/24", "fd00:10:244:2::/64"].map(|cidr| cidr.parse().unwrap());
+        let ranges = |own: &str| own_ranges(&own.parse().unwrap(), &cidrs);
+        assert_eq!(ranges("172.30.0.12"), cidrs[..1]);
+        assert_eq!(ranges("172.30.0.12,fd00:172:30::12"), cidrs);
+        assert_eq!(ranges("fd00:172:30::12,172.30.0.12"), [cidrs[1], cidrs[0]]);
+        assert_eq!(own_ranges(&"fd00::1".parse().unwrap(), &cidrs[..1]), []);
     }
 
     #[test]
@@ -265,11 +283,11 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let pod = state.path().join("pods/one");
         std::fs::create_dir_all(&pod).unwrap();
-        std::fs::write(pod.join("ip"), "10.244.1.2").unwrap();
-        let mut ipam = Ipam::new("10.244.1.0/24".parse().unwrap());
+        std::fs::write(pod.join("ip"), "10.244.1.2,fd00::2").unwrap();
+        let mut ipam = Ipam::new(["10.244.1.0/24", "fd00::/64"].map(|cidr| cidr.parse().unwrap()));
         claim_held(state.path(), &mut ipam);
-        assert_eq!(ipam.allocate("two"), "10.244.1.3".parse().ok());
-        assert_eq!(ipam.allocate("one"), "10.244.1.2".parse().ok());
+        assert_eq!(ipam.allocate("two", None), "10.244.1.3,fd00::3".parse().ok());
+        assert_eq!(ipam.allocate("one", None), "10.244.1.2,fd00::2".parse().ok());
     }
 
     #[test]

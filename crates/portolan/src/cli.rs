@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use portolan_node::NodeOptions;
+use portolan_node::{Addresses, NodeOptions};
 
 /// Kubernetes Service networking, whole, in one binary.
 #[derive(Debug, Parser)]
@@ -74,17 +74,19 @@ pub(crate) struct UpArgs {
     #[arg(long, value_name = "MODE", value_enum)]
     pub(crate) proxy_mode: Option<ProxyMode>,
 
-    /// The addresses of Services, as address/prefix length
-    #[arg(long, value_name = "CIDR", default_value = "10.96.0.0/12")]
-    pub(crate) service_cidr: String,
+    /// The addresses of Services: one network, or one of each family, the primary family first
+    /// [default: as before in this data directory, or else 10.96.0.0/12,fd00:10:96::/112]
+    #[arg(long, value_name = "CIDR[,CIDR]")]
+    pub(crate) service_cidr: Option<String>,
 
-    /// The addresses of pods; each node gets a /24 of it
-    #[arg(long, value_name = "CIDR", default_value = "10.244.0.0/16")]
-    pub(crate) cluster_cidr: String,
+    /// The addresses of pods, of the same families; each node gets a /24 and a /64 of them
+    /// [default: as before in this data directory, or else 10.244.0.0/16,fd00:10:244::/48]
+    #[arg(long, value_name = "CIDR[,CIDR]")]
+    pub(crate) cluster_cidr: Option<String>,
 
-    /// The addresses of the nodes' own network
-    #[arg(long, value_name = "CIDR", default_value = "172.30.0.0/24")]
-    pub(crate) fabric_cidr: String,
+    /// The addresses of the nodes' own network [default: 172.30.0.0/24,fd00:172:30::/64]
+    #[arg(long, value_name = "CIDR[,CIDR]")]
+    pub(crate) fabric_cidr: Option<String>,
 
     /// The ports that NodePort Services get, first and last
     #[arg(long, value_name = "FIRST-LAST", default_value = "30000-32767")]
@@ -187,7 +189,7 @@ pub(crate) struct NodeArgs {
     #[arg(long)]
     pub(crate) name: String,
     #[arg(long)]
-    pub(crate) node_ip: IpAddr,
+    pub(crate) node_ip: Addresses,
     #[arg(long, default_value_t = NodeOptions::DEFAULT_PORT)]
     pub(crate) port: u16,
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
@@ -221,7 +223,7 @@ impl From<NodeArgs> for NodeOptions {
             name: args.name,
             labels: args.labels.into_iter().collect(),
             kubeconfig: args.kubeconfig,
-            node_ip: args.node_ip,
+            node_ips: args.node_ip,
             port: args.port,
             state_dir: args.state_dir,
             cluster_dns: args.cluster_dns,

@@ -1,6 +1,7 @@
 //! `portolan status` for people: what runs, where, and since when.
 
 use std::io::{self, Write};
+use std::net::{IpAddr, SocketAddr};
 
 use comfy_table::Table;
 use comfy_table::presets;
@@ -21,23 +22,40 @@ pub(crate) fn text(status: &Status) -> io::Result<()> {
         ("Data", status.data_dir.display().to_string()),
         ("Kubeconfig", status.kubeconfig.display().to_string()),
         ("API server", format!("{}, inside {}", status.server, status.server_in_lab)),
-        ("Services", status.service_cidr.clone()),
-        ("Pods", format!("{}, {} of {} ready", status.cluster_cidr, pods.ready, pods.total)),
-        ("Fabric", format!("{}, client {}", status.fabric_cidr, status.client_address)),
+        ("Services", status.service_cidrs.join(", ")),
+        (
+            "Pods",
+            format!("{}, {} of {} ready", status.cluster_cidrs.join(", "), pods.ready, pods.total),
+        ),
+        (
+            "Fabric",
+            format!(
+                "{}, client {}",
+                status.fabric_cidrs.join(", "),
+                status.client_addresses.join(", ")
+            ),
+        ),
     ] {
         writeln!(out, "{name:<12}{value}")?;
     }
     let mut nodes = table(&["NODE", "READY", "ADDRESS", "PODS", "ZONE"]);
     for node in &status.nodes {
         let ready = if node.ready { "yes" } else { "no" };
-        let pods = node.pod_cidr.as_deref().unwrap_or("-");
-        nodes.add_row([&node.name, ready, &node.address, pods, &node.zone]);
+        let pods = match node.pod_cidrs.as_slice() {
+            [] => "-".to_owned(),
+            some => some.join("\n"),
+        };
+        nodes.add_row([&node.name, ready, &node.addresses.join("\n"), &pods, &node.zone]);
     }
     writeln!(out, "\n{nodes}")?;
     if !status.published.is_empty() {
         let mut ports = table(&["ON THE HOST", "SERVICE", "STATE"]);
         for port in &status.published {
-            let address = format!("127.0.0.1:{}/{}", port.port, port.protocol);
+            let host = match port.address.parse::<IpAddr>() {
+                Ok(address) => SocketAddr::new(address, port.port).to_string(),
+                Err(_) => format!("{}:{}", port.address, port.port),
+            };
+            let address = format!("{host}/{}", port.protocol);
             let state = match &port.error {
                 None => "answers".to_owned(),
                 Some(error) => format!("not published: {error}"),

@@ -8,11 +8,12 @@
 //! ```
 //!
 //! Level-triggered: a change is applied at once when nothing is in flight, and changes that come
-//! during a commit are merged into the next. A refused sync is tried again with growing waits; what
-//! the kernel held before stays. Nothing is synced before every list is complete, so that a restart
-//! never takes away what is about to come.
+//! during a commit are merged into the next. A sync is of every family that has something to do; one
+//! that the kernel refuses is tried again with growing waits, by itself, and what the kernel held
+//! before stays. Nothing is synced before every list is complete, so that a restart never takes away
+//! what is about to come.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,10 +36,12 @@ use crate::http::Pages;
 use crate::sync::{Kind, Report, Syncer};
 use crate::{ProxyError, addresses, convert};
 
+mod turn;
+
+use turn::{Turn, Waiting};
+
 /// How long to wait for more after somebody else changed our rules.
 const SETTLE: Duration = Duration::from_millis(20);
-/// The first wait after a refused sync.
-const FIRST_RETRY: Duration = Duration::from_millis(20);
 /// Everything is compared with the kernel at least so often (upstream's `FullSyncPeriod`).
 const FULL_SYNC: Duration = Duration::from_secs(3600);
 
@@ -55,23 +58,6 @@ struct Listed {
     services: bool,
     slices: bool,
     node: bool,
-}
-
-/// Changes that wait for a sync.
-#[derive(Debug, Default)]
-struct Waiting {
-    services: usize,
-    slices: usize,
-    /// When the changes began whose latency is to be measured.
-    triggers: Vec<(Family, Timestamp)>,
-    /// Whether a sync is due for any other reason.
-    asked: bool,
-}
-
-impl Waiting {
-    fn is_empty(&self) -> bool {
-        self.services == 0 && self.slices == 0 && !self.asked
-    }
 }
 
 /// The proxy's loop and what it owns.
@@ -91,18 +77,14 @@ pub(crate) struct Daemon<B> {
 pub(crate) struct State {
     started: Timestamp,
     listed: Listed,
-    waiting: Waiting,
+    /// One for each family.
+    turns: Vec<Turn>,
     /// The trigger time that each slice had last.
     triggers: HashMap<ObjectKey, Timestamp>,
     node: Option<core::Node>,
     /// What the node's pod ranges were at the start, where they matter.
     pod_cidrs: Option<Vec<ipnet::IpNet>>,
-    families: Vec<Family>,
-    /// When the next sync may be, after a refusal or by `minSyncPeriod`.
-    not_before: Instant,
-    retry: Duration,
     full_sync: Instant,
-    has_synced: bool,
 }
 
 impl State {
@@ -111,22 +93,25 @@ impl State {
         Self {
             started: Timestamp::now(),
             listed: Listed::default(),
-            waiting: Waiting { asked: true, ..Waiting::default() },
+            turns: families.into_iter().map(|family| Turn::new(family, now)).collect(),
             triggers: HashMap::new(),
             node: None,
             pod_cidrs,
-            families,
-            not_before: now,
-            retry: FIRST_RETRY,
             full_sync: now + FULL_SYNC,
-            has_synced: false,
         }
     }
 
-    /// Whether a sync is due, and if not yet, when it is.
+    /// When the next sync of any family is due.
     fn due(&self) -> Option<Instant> {
         let is_listed = self.listed.services && self.listed.slices && self.listed.node;
-        (is_listed && !self.waiting.is_empty()).then_some(self.not_before)
+        self.turns.iter().filter(|_| is_listed).filter_map(Turn::due).min()
+    }
+
+    /// A sync of every family is due.
+    fn ask(&mut self) {
+        for turn in &mut self.turns {
+            turn.waiting.asked = true;
+        }
     }
 }
 
@@ -154,7 +139,7 @@ where
                 self.state.full_sync = now + FULL_SYNC;
             }
             if self.state.due().is_some_and(|due| due <= now) {
-                self.sync().await?;
+                self.sync(now).await?;
             }
         }
     }
@@ -180,12 +165,11 @@ where
     }
 
     fn queued(&mut self, services: usize, slices: usize) {
-        self.state.waiting.services += services;
-        self.state.waiting.slices += slices;
         self.pages.health.queued();
-        for family in &self.state.families {
+        for Turn { family, waiting, .. } in &mut self.state.turns {
+            waiting.services += services;
+            waiting.slices += slices;
             self.pages.metrics.queued(*family, services, slices);
-            let waiting = &self.state.waiting;
             self.pages.metrics.pending(*family, waiting.services, waiting.slices);
         }
     }
@@ -241,7 +225,9 @@ where
             return;
         }
         let family = if object.address_type == "IPv6" { Family::Ipv6 } else { Family::Ipv4 };
-        self.state.waiting.triggers.push((family, time));
+        for turn in self.state.turns.iter_mut().filter(|turn| turn.family == family) {
+            turn.waiting.triggers.push(time);
+        }
     }
 
     async fn node(&mut self, changes: Changes<core::Node>) -> Result<(), ProxyError> {
@@ -264,7 +250,7 @@ where
             let event = Event::Node(convert::node(node));
             self.feed(&event);
         }
-        self.state.waiting.asked = true;
+        self.state.ask();
         Ok(())
     }
 
@@ -273,7 +259,8 @@ where
             Ok(touched) => {
                 tracing::warn!(?touched, "Somebody else changed our nftables rules; checking them");
                 self.distrust();
-                self.state.not_before = self.state.not_before.max(Instant::now() + SETTLE);
+                let settled = Instant::now() + SETTLE;
+                self.state.turns.iter_mut().for_each(|turn| turn.put_off(settled));
             }
             Err(e) => {
                 tracing::error!("cannot watch nf_tables any more: {e}; rules are checked hourly");
@@ -286,61 +273,66 @@ where
         if let Some(syncer) = &mut self.syncer {
             syncer.distrust();
         }
-        self.state.waiting.asked = true;
+        self.state.ask();
         self.pages.health.queued();
     }
 
-    async fn sync(&mut self) -> Result<(), ProxyError> {
+    /// Syncs every family whose turn has come.
+    async fn sync(&mut self, now: Instant) -> Result<(), ProxyError> {
         self.node_port_addresses().await;
         let Some(mut syncer) = self.syncer.take() else { return Ok(()) };
-        let waiting = std::mem::take(&mut self.state.waiting);
         let began = Instant::now();
+        let min_period = self.settings.min_sync_period;
+        let is_due = |turn: &&mut Turn| turn.due().is_some_and(|due| due <= now);
+        let due = self.state.turns.iter_mut().filter(is_due);
+        let waiting: BTreeMap<Family, Waiting> =
+            due.map(|turn| (turn.family, turn.begin(began, min_period))).collect();
+        let families: Vec<_> = waiting.keys().copied().collect();
         let joined = tokio::task::spawn_blocking(move || {
-            let reports = syncer.sync();
+            let reports = syncer.sync(&families);
             (syncer, reports)
         });
         let (syncer, reports) = joined.await.map_err(|e: JoinError| ProxyError::Crashed(e))?;
         self.syncer = Some(syncer);
-        self.state.not_before = began + self.settings.min_sync_period;
-        let is_ok = reports.iter().all(|report| report.result.is_ok());
+        let is_refused = |report: &&Report<B::Error>| report.result.is_err();
+        let refused: BTreeSet<_> = reports.iter().filter(is_refused).map(|r| r.family).collect();
         for report in reports {
             self.report(report);
         }
-        if is_ok {
-            self.done(&waiting);
-        } else {
-            self.refused(waiting);
+        for (family, waiting) in waiting {
+            if refused.contains(&family) {
+                self.refused(family, waiting);
+            } else {
+                self.done(family, &waiting);
+            }
         }
         Ok(())
     }
 
-    fn done(&mut self, waiting: &Waiting) {
-        self.state.retry = FIRST_RETRY;
-        let now = Timestamp::now();
-        for (family, began) in &waiting.triggers {
-            let latency = Duration::try_from(now.duration_since(*began)).unwrap_or_default();
-            self.pages.metrics.programmed(*family, latency);
-        }
-        for family in &self.state.families {
-            self.pages.health.synced(*family);
-            self.pages.metrics.pending(*family, 0, 0);
-        }
-        if !self.state.has_synced {
-            self.state.has_synced = true;
-            tracing::info!("Rules are in place");
-        }
+    fn turn(&mut self, family: Family) -> Option<&mut Turn> {
+        self.state.turns.iter_mut().find(|turn| turn.family == family)
     }
 
-    fn refused(&mut self, waiting: Waiting) {
-        let wait = self.state.retry;
-        tracing::error!(retry_in = ?wait, "Sync failed; the rules before stay");
-        self.state.not_before = Instant::now() + wait;
-        self.state.retry = (wait * 2).min(self.settings.sync_period);
-        let gathered = std::mem::replace(&mut self.state.waiting, waiting);
-        self.state.waiting.services += gathered.services;
-        self.state.waiting.slices += gathered.slices;
-        self.state.waiting.triggers.extend(gathered.triggers);
-        self.state.waiting.asked = true;
+    fn done(&mut self, family: Family, waiting: &Waiting) {
+        let now = Timestamp::now();
+        for began in &waiting.triggers {
+            let latency = Duration::try_from(now.duration_since(*began)).unwrap_or_default();
+            self.pages.metrics.programmed(family, latency);
+        }
+        self.pages.health.synced(family);
+        self.pages.metrics.pending(family, 0, 0);
+        let Some(turn) = self.turn(family) else { return };
+        if !turn.has_synced {
+            tracing::info!(%family, "Rules are in place");
+        }
+        turn.done();
+    }
+
+    fn refused(&mut self, family: Family, waiting: Waiting) {
+        let longest = self.settings.sync_period;
+        let Some(turn) = self.turn(family) else { return };
+        let wait = turn.refused(waiting, Instant::now(), longest);
+        tracing::error!(%family, retry_in = ?wait, "Sync failed; the rules before stay");
     }
 
     fn report(&mut self, report: Report<B::Error>) {
@@ -353,8 +345,9 @@ where
                     %family, is_full, commits, operations, fronts, targets, elapsed = ?took,
                     "SyncProxyRules complete"
                 );
-                let was_repaired = drift == Drift::Repaired
-                    || (is_full && self.state.has_synced && operations > 0);
+                let has_synced = self.turn(family).is_some_and(|turn| turn.has_synced);
+                let was_repaired =
+                    drift == Drift::Repaired || (is_full && has_synced && operations > 0);
                 if was_repaired {
                     self.pages.metrics.repaired(family);
                     tracing::warn!(%family, operations, "Rules were not as left, and are put right");

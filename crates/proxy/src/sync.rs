@@ -84,9 +84,12 @@ impl<B: Backend> Syncer<B> {
         }
     }
 
-    /// Brings the kernel to what the models say. Families that have nothing to do are left out.
-    pub fn sync(&mut self) -> Vec<Report<B::Error>> {
-        self.members.iter_mut().filter_map(Member::sync).collect()
+    /// Brings the kernel to what the models of these families say, each by itself: what the kernel
+    /// refuses of one changes nothing for another. Families that have nothing to do are left out.
+    pub fn sync(&mut self, families: &[Family]) -> Vec<Report<B::Error>> {
+        let members = self.members.iter_mut();
+        let wanted = |member: &&mut Member<B>| families.contains(&member.model.table().family);
+        members.filter(wanted).filter_map(Member::sync).collect()
     }
 
     /// Removes all rules.
@@ -183,14 +186,21 @@ mod tests {
         }
     }
 
-    fn syncer() -> (Syncer<Recorded>, Rc<RefCell<Script>>) {
-        let script = Rc::new(RefCell::new(Script::default()));
-        let config = Config {
+    fn config() -> Config {
+        Config {
             node_name: "node-1".into(),
             masquerade_all: MasqueradeAll::OffClusterOnly,
             local_detector: LocalDetector::None,
-        };
-        (Syncer::new([(Family::Ipv4, Recorded(Rc::clone(&script)))], &config), script)
+        }
+    }
+
+    fn syncer() -> (Syncer<Recorded>, Rc<RefCell<Script>>) {
+        let script = Rc::new(RefCell::new(Script::default()));
+        (Syncer::new([(Family::Ipv4, Recorded(Rc::clone(&script)))], &config()), script)
+    }
+
+    fn sync(syncer: &mut Syncer<Recorded>) -> Vec<Report<Refused>> {
+        syncer.sync(&[Family::Ipv4])
     }
 
     fn addresses(ip: &str) -> Event {
@@ -201,33 +211,57 @@ mod tests {
     #[test]
     fn the_first_sync_looks_at_the_kernel_and_later_ones_apply_changes() {
         let (mut syncer, script) = syncer();
-        assert_eq!(syncer.sync()[0].kind, Kind::Full);
-        assert!(syncer.sync().is_empty());
+        assert_eq!(sync(&mut syncer)[0].kind, Kind::Full);
+        assert!(sync(&mut syncer).is_empty());
         syncer.feed(&addresses("10.0.0.1"));
-        assert_eq!(syncer.sync()[0].kind, Kind::Partial);
-        assert!(syncer.sync().is_empty());
+        assert_eq!(sync(&mut syncer)[0].kind, Kind::Partial);
+        assert!(sync(&mut syncer).is_empty());
         assert_eq!(script.borrow().calls, ["start", "apply"]);
     }
 
     #[test]
     fn after_a_refusal_the_kernel_is_looked_at_again() {
         let (mut syncer, script) = syncer();
-        syncer.sync();
+        sync(&mut syncer);
         script.borrow_mut().refuse = true;
         syncer.feed(&addresses("10.0.0.1"));
-        assert!(syncer.sync()[0].result.is_err());
-        assert!(syncer.sync()[0].result.is_err());
+        assert!(sync(&mut syncer)[0].result.is_err());
+        assert!(sync(&mut syncer)[0].result.is_err());
         script.borrow_mut().refuse = false;
-        assert!(syncer.sync()[0].result.is_ok());
-        assert!(syncer.sync().is_empty());
+        assert!(sync(&mut syncer)[0].result.is_ok());
+        assert!(sync(&mut syncer).is_empty());
         assert_eq!(script.borrow().calls, ["start", "apply", "start", "start"]);
+    }
+
+    #[test]
+    fn a_family_that_is_refused_holds_the_other_one_up_in_nothing() {
+        let scripts = [0; 2].map(|_| Rc::new(RefCell::new(Script::default())));
+        let both = [Family::Ipv4, Family::Ipv6];
+        let backends = both.into_iter().zip(scripts.iter().map(|s| Recorded(Rc::clone(s))));
+        let mut syncer = Syncer::new(backends, &config());
+        let [four, six] = &scripts;
+        six.borrow_mut().refuse = true;
+        let outcomes = |reports: Vec<Report<Refused>>| {
+            reports.into_iter().map(|r| (r.family, r.result.is_ok())).collect::<Vec<_>>()
+        };
+        let expected = [(Family::Ipv4, true), (Family::Ipv6, false)];
+        assert_eq!(outcomes(syncer.sync(&both)), expected);
+        let both_addresses = ["10.0.0.1", "fd00::1"].map(|ip| ip.parse().unwrap()).into();
+        let only = portolan_model::NodePortAddresses::Only(both_addresses);
+        syncer.feed(&Event::NodePortAddresses(only));
+        // While the refused family waits for its turn, the other one goes on.
+        assert_eq!(outcomes(syncer.sync(&[Family::Ipv4])), [(Family::Ipv4, true)]);
+        six.borrow_mut().refuse = false;
+        assert_eq!(outcomes(syncer.sync(&both)), [(Family::Ipv6, true)]);
+        assert_eq!(four.borrow().calls, ["start", "apply"]);
+        assert_eq!(six.borrow().calls, ["start", "start"]);
     }
 
     #[test]
     fn distrust_makes_the_next_sync_a_full_one() {
         let (mut syncer, _) = syncer();
-        syncer.sync();
+        sync(&mut syncer);
         syncer.distrust();
-        assert_eq!(syncer.sync()[0].kind, Kind::Full);
+        assert_eq!(sync(&mut syncer)[0].kind, Kind::Full);
     }
 }

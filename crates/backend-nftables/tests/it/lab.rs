@@ -4,10 +4,10 @@
 //! pod N 10.244.0.N ──veth── node 172.30.0.11 ──veth── client 172.30.0.254
 //!                                └─────────────veth── router 172.31.0.1 (next hop of 10.96.0.0/12)
 //! ```
-//! Every namespace is anonymous: it vanishes with the process.
+//! The same in IPv6, see [`STACKS`]. Every namespace is anonymous: it vanishes with the process.
 
 use std::io::{ErrorKind, Read};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::resume_unwind;
 use std::process::Command;
@@ -18,7 +18,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use portolan_netlink::link::{Links, Mac, Netns, Route, VethEnd};
 use portolan_netlink::sysctl;
 
-use crate::objects::{NODE_IP, ip};
+use crate::objects::{STACKS, Stack, ip};
 
 /// Set in the process that runs a test as an ordinary user.
 const INSIDE: &str = "PORTOLAN_TEST_IN_USER_NAMESPACE";
@@ -80,6 +80,7 @@ impl Namespace {
         let (send, receive) = mpsc::channel();
         std::thread::spawn(move || {
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            sysctl::plain_ipv6().unwrap();
             let opened = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
             send.send(opened.into()).unwrap();
         });
@@ -140,7 +141,11 @@ impl Namespace {
     pub(crate) fn ask(&self, to: &str) -> Outcome {
         let to: SocketAddr = to.parse().unwrap();
         self.run(|| {
-            let outcome = UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
+            let any: IpAddr = match to {
+                SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+            };
+            let outcome = UdpSocket::bind((any, 0)).and_then(|socket| {
                 socket.connect(to)?;
                 socket.set_read_timeout(Some(PATIENCE))?;
                 socket.send(b"?")?;
@@ -191,7 +196,8 @@ pub(crate) struct Lab {
 }
 
 impl Lab {
-    /// A lab with so many pods: pod-1 at 10.244.0.1 and so on, each serving TCP 8080 and UDP 5353.
+    /// A lab with so many pods: pod-1 at 10.244.0.1 and fd00:10:244::1 and so on, each serving TCP
+    /// 8080 and UDP 5353.
     pub(crate) fn new(pods: u8) -> Self {
         let node = Namespace::new();
         let (client, router) = (Namespace::new(), Namespace::new());
@@ -200,24 +206,30 @@ impl Lab {
         runtime.block_on(async {
             let links = Links::open_in(&node.0).unwrap();
             links.set_up("lo").await.unwrap();
-            connect(&links, "eth0", "172.30.0.11", &client, "172.30.0.254").await;
-            connect(&links, "eth1", "172.31.0.11", &router, "172.31.0.1").await;
-            let services = "10.96.0.0/12".parse().unwrap();
-            let escape = Route::via(services, ip("172.31.0.1"), "eth1").prefer(ip(NODE_IP));
-            links.add_route(&escape).await.unwrap();
-            let outside = Links::open_in(&client.0).unwrap();
-            let through_node = Route::via(services, ip(NODE_IP), "eth0");
-            outside.add_route(&through_node).await.unwrap();
-            let beyond = Links::open_in(&router.0).unwrap();
-            let back = Route::via("0.0.0.0/0".parse().unwrap(), ip("172.31.0.11"), "eth0");
-            beyond.add_route(&back).await.unwrap();
+            let outside = connect(&links, "eth0", &client, |s| (s.node, s.client)).await;
+            let beyond = connect(&links, "eth1", &router, |s| (s.beside_router, s.router)).await;
+            for stack in &STACKS {
+                let services = stack.services.parse().unwrap();
+                let escape = Route::via(services, ip(stack.router), "eth1").prefer(ip(stack.node));
+                links.add_route(&escape).await.unwrap();
+                outside.add_route(&Route::via(services, ip(stack.node), "eth0")).await.unwrap();
+                let everywhere = stack.everywhere.parse().unwrap();
+                let back = Route::via(everywhere, ip(stack.beside_router), "eth0");
+                beyond.add_route(&back).await.unwrap();
+            }
             for (number, pod) in (1..).zip(&pods) {
                 plug(&links, number, pod).await;
             }
         });
-        node.run(|| sysctl::write("net/ipv4/ip_forward", 1)).unwrap();
+        node.run(|| {
+            sysctl::write("net/ipv4/ip_forward", 1)?;
+            sysctl::write("net/ipv6/conf/all/forwarding", 1)
+        })
+        .unwrap();
         for (number, pod) in (1..).zip(&pods) {
-            pod.serve(&format!("pod-{number}"), pod_ip(number), 8080, 5353);
+            for stack in &STACKS {
+                pod.serve(&format!("pod-{number}"), ip(&stack.pod(number)), 8080, 5353);
+            }
         }
         Self { node, pods, client, router }
     }
@@ -229,7 +241,7 @@ impl Lab {
         runtime.block_on(async {
             let links = Links::open_in(&self.router.0).unwrap();
             links.set_up("lo").await.unwrap();
-            links.add_address("lo", format!("{service}/32").parse().unwrap()).await.unwrap();
+            links.add_address("lo", ip(service).into()).await.unwrap();
         });
         self.router.serve("escaped", ip(service), 80, 53);
     }
@@ -239,14 +251,26 @@ pub(crate) fn pod_ip(number: u8) -> IpAddr {
     IpAddr::from([10, 244, 0, number])
 }
 
-async fn connect(links: &Links, near: &str, address: &str, to: &Namespace, there: &str) {
-    let ends = [near, "eth0"].map(|name| VethEnd { name, mac: None });
-    links.add_veth(ends[0], ends[1], Netns::Fd(to.0.as_fd())).await.unwrap();
+/// A pair of links with the addresses of both families at both ends; the far end's namespace.
+async fn connect(
+    links: &Links,
+    near: &str,
+    to: &Namespace,
+    ends: impl Fn(&Stack) -> (&'static str, &'static str),
+) -> Links {
+    let names = [near, "eth0"].map(|name| VethEnd { name, mac: None });
+    links.add_veth(names[0], names[1], Netns::Fd(to.0.as_fd())).await.unwrap();
     let far = Links::open_in(&to.0).unwrap();
-    for (links, name, address) in [(links, near, address), (&far, "eth0", there)] {
-        links.add_address(name, format!("{address}/24").parse().unwrap()).await.unwrap();
-        links.set_up(name).await.unwrap();
+    links.set_up(near).await.unwrap();
+    far.set_up("eth0").await.unwrap();
+    for stack in &STACKS {
+        let (here, there) = ends(stack);
+        for (links, name, address) in [(links, near, here), (&far, "eth0", there)] {
+            let net = format!("{address}/{}", stack.subnet).parse().unwrap();
+            links.add_address(name, net).await.unwrap();
+        }
     }
+    far
 }
 
 /// A routed pair with permanent neighbours, as the lab of the product has.
@@ -262,11 +286,13 @@ async fn plug(links: &Links, number: u8, pod: &Namespace) {
     let inside = Links::open_in(&pod.0).unwrap();
     inside.set_up("lo").await.unwrap();
     inside.set_up("eth0").await.unwrap();
-    let address = format!("{}/32", pod_ip(number)).parse().unwrap();
-    inside.add_address("eth0", address).await.unwrap();
-    links.add_route(&Route::on_link(address, &near).prefer(ip(NODE_IP))).await.unwrap();
-    let default = "0.0.0.0/0".parse().unwrap();
-    inside.add_route(&Route::via(default, ip(NODE_IP), "eth0").onlink()).await.unwrap();
-    links.add_neighbour(&near, pod_ip(number), far_mac).await.unwrap();
-    inside.add_neighbour("eth0", ip(NODE_IP), near_mac).await.unwrap();
+    for stack in &STACKS {
+        let (address, node) = (ip(&stack.pod(number)), ip(stack.node));
+        inside.add_address("eth0", address.into()).await.unwrap();
+        links.add_route(&Route::on_link(address.into(), &near).prefer(node)).await.unwrap();
+        let default = stack.everywhere.parse().unwrap();
+        inside.add_route(&Route::via(default, node, "eth0").onlink()).await.unwrap();
+        links.add_neighbour(&near, address, far_mac).await.unwrap();
+        inside.add_neighbour("eth0", node, near_mac).await.unwrap();
+    }
 }

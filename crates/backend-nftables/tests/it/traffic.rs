@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 use std::process::Command;
 
 use portolan_backend_nftables::{Nftables, Options};
-use portolan_model::{Backend, Event, Family, IpMode, LoadBalancerIngress, Model, TrafficPolicy};
+use portolan_model::{Backend, Event, IpMode, LoadBalancerIngress, Model, TrafficPolicy};
 
 use crate::lab::{Lab, Namespace, Outcome, answer, with_namespaces};
-use crate::objects::{NODE, NODE_IP, flushed, ip, model, service, slice};
+use crate::objects::{NODE, STACKS, Stack, at, flushed, ip, service, slice};
 
-/// The lab's node with the rules of a model.
+/// The lab's node with the rules of a model, beside those of the other family.
 fn programmed(lab: &Lab, model: &Model) -> Nftables {
+    let family = model.table().family;
     lab.node.run(|| {
-        let mut backend = Nftables::open(Family::Ipv4, Options::default()).unwrap();
+        let mut backend = Nftables::open(family, Options::default()).unwrap();
         backend.start(model.table()).unwrap();
         backend
     })
@@ -33,10 +34,10 @@ fn assert_both_answer(counts: &BTreeMap<Outcome, usize>, source: &str) {
     assert!(counts.keys().eq(&expected), "{counts:?}");
 }
 
-fn nginx() -> Model {
-    let mut model = model();
-    model.apply(Event::Service(service("nginx", "10.96.0.10", Some(30080))));
-    model.apply(slice("nginx", &[("10.244.0.1", NODE), ("10.244.0.2", "node-2")]));
+fn nginx(stack: &Stack) -> Model {
+    let mut model = stack.model();
+    model.apply(Event::Service(service("nginx", &stack.service(10), Some(30080))));
+    model.apply(slice("nginx", &[(&stack.pod(1), NODE), (&stack.pod(2), "node-2")]));
     flushed(model)
 }
 
@@ -44,22 +45,52 @@ fn nginx() -> Model {
 fn both_backends_answer_at_the_cluster_ip_and_the_node_port() {
     with_namespaces("traffic::both_backends_answer_at_the_cluster_ip_and_the_node_port", || {
         let lab = Lab::new(3);
-        programmed(&lab, &nginx());
-        let from: [(&Namespace, &str, &str); 3] = [
-            (&lab.pods[2], "10.244.0.3", NODE_IP),
-            (&lab.node, NODE_IP, NODE_IP),
-            (&lab.client, NODE_IP, NODE_IP),
-        ];
-        for (namespace, source_at_cluster_ip, source_at_node_port) in from {
-            let counts = count(40, || namespace.get("10.96.0.10:80"));
-            assert_both_answer(&counts, source_at_cluster_ip);
-            let counts = count(40, || namespace.ask("10.96.0.10:53"));
-            assert_both_answer(&counts, source_at_cluster_ip);
-            let counts = count(40, || namespace.get("172.30.0.11:30080"));
-            assert_both_answer(&counts, source_at_node_port);
-            let counts = count(40, || namespace.ask("172.30.0.11:30080"));
-            assert_both_answer(&counts, source_at_node_port);
+        STACKS.iter().for_each(|stack| drop(programmed(&lab, &nginx(stack))));
+        for stack in &STACKS {
+            let pod = stack.pod(3);
+            let from: [(&Namespace, &str, &str); 3] = [
+                (&lab.pods[2], &pod, stack.node),
+                (&lab.node, stack.node, stack.node),
+                (&lab.client, stack.node, stack.node),
+            ];
+            let cluster_ip = stack.service(10);
+            for (namespace, source_at_cluster_ip, source_at_node_port) in from {
+                let counts = count(40, || namespace.get(&at(&cluster_ip, 80)));
+                assert_both_answer(&counts, source_at_cluster_ip);
+                let counts = count(40, || namespace.ask(&at(&cluster_ip, 53)));
+                assert_both_answer(&counts, source_at_cluster_ip);
+                let counts = count(40, || namespace.get(&at(stack.node, 30080)));
+                assert_both_answer(&counts, source_at_node_port);
+                let counts = count(40, || namespace.ask(&at(stack.node, 30080)));
+                assert_both_answer(&counts, source_at_node_port);
+            }
         }
+    });
+}
+
+/// One Service with a cluster IP of each family: each family's rules take their own endpoints.
+#[test]
+fn a_dual_stack_service_answers_in_both_families_and_a_cleared_one_leaves_the_other() {
+    let test = "a_dual_stack_service_answers_in_both_families_and_a_cleared_one_leaves_the_other";
+    with_namespaces(&format!("traffic::{test}"), || {
+        let lab = Lab::new(2);
+        let [four, six] = &STACKS;
+        let mut backends = STACKS.map(|stack| {
+            let mut model = stack.model();
+            let mut dual = service("dual", &four.service(20), Some(30090));
+            dual.cluster_ips.push(ip(&six.service(20)));
+            model.apply(Event::Service(dual));
+            model.apply(slice("dual", &[(&four.pod(1), NODE), (&six.pod(2), NODE)]));
+            programmed(&lab, &flushed(model))
+        });
+        let expected = [(four, answer("pod-1", four.node)), (six, answer("pod-2", six.node))];
+        for (stack, answer) in &expected {
+            assert_eq!(lab.client.get(&at(&stack.service(20), 80)), *answer);
+            assert_eq!(lab.client.get(&at(stack.node, 30090)), *answer);
+        }
+        backends[1].cleanup().unwrap();
+        assert_eq!(lab.client.get(&at(&four.service(20), 80)), expected[0].1);
+        assert_ne!(lab.client.get(&at(six.node, 30090)), expected[1].1);
     });
 }
 
@@ -69,7 +100,7 @@ fn both_backends_answer_at_the_cluster_ip_and_the_node_port() {
 fn nft_lists_the_table() {
     with_namespaces("traffic::nft_lists_the_table", || {
         let lab = Lab::new(0);
-        programmed(&lab, &nginx());
+        STACKS.iter().for_each(|stack| drop(programmed(&lab, &nginx(stack))));
         let listed = lab.node.run(|| Command::new("nft").args(["list", "ruleset"]).output());
         let Ok(listed) = listed else {
             return println!("SKIP nft_lists_the_table: nft is not installed");
@@ -85,6 +116,11 @@ fn nft_lists_the_table() {
             " : 10.244.0.2 . 8080",
             "ip saddr 10.244.0.0/16 goto from-pod",
             "ct status dnat ip saddr . ip daddr @hairpins",
+            "table ip6 portolan {",
+            "fd00:10:96::10 . tcp . 80 : ",
+            " : fd00:10:244::2 . 8080",
+            "ip6 saddr fd00:10:244::/48 goto from-pod",
+            "ct status dnat ip6 saddr . ip6 daddr @hairpins",
         ] {
             assert!(text.contains(line), "no {line:?} in:\n{text}");
         }
@@ -95,16 +131,20 @@ fn nft_lists_the_table() {
 fn an_endpoint_reaches_itself_through_its_service() {
     with_namespaces("traffic::an_endpoint_reaches_itself_through_its_service", || {
         let lab = Lab::new(2);
-        let mut model = model();
-        model.apply(Event::Service(service("self", "10.96.0.11", Some(30081))));
-        model.apply(slice("self", &[("10.244.0.1", NODE)]));
-        programmed(&lab, &flushed(model));
-        assert_eq!(lab.pods[0].get("10.96.0.11:80"), answer("pod-1", NODE_IP));
-        assert_eq!(lab.pods[0].ask("10.96.0.11:53"), answer("pod-1", NODE_IP));
-        assert_eq!(lab.pods[0].get("172.30.0.11:30081"), answer("pod-1", NODE_IP));
-        // Another pod keeps its address, and so does the pod when it names itself directly.
-        assert_eq!(lab.pods[1].get("10.96.0.11:80"), answer("pod-1", "10.244.0.2"));
-        assert_eq!(lab.pods[0].get("10.244.0.1:8080"), answer("pod-1", "10.244.0.1"));
+        for stack in &STACKS {
+            let (cluster_ip, one, two) = (stack.service(11), stack.pod(1), stack.pod(2));
+            let mut model = stack.model();
+            model.apply(Event::Service(service("self", &cluster_ip, Some(30081))));
+            model.apply(slice("self", &[(&one, NODE)]));
+            programmed(&lab, &flushed(model));
+            let itself = answer("pod-1", stack.node);
+            assert_eq!(lab.pods[0].get(&at(&cluster_ip, 80)), itself);
+            assert_eq!(lab.pods[0].ask(&at(&cluster_ip, 53)), itself);
+            assert_eq!(lab.pods[0].get(&at(stack.node, 30081)), itself);
+            // Another pod keeps its address, and so does the pod when it names itself directly.
+            assert_eq!(lab.pods[1].get(&at(&cluster_ip, 80)), answer("pod-1", &two));
+            assert_eq!(lab.pods[0].get(&at(&one, 8080)), answer("pod-1", &one));
+        }
     });
 }
 
@@ -113,17 +153,20 @@ fn an_endpoint_reaches_itself_through_its_service() {
 fn a_service_without_endpoints_refuses_at_once() {
     with_namespaces("traffic::a_service_without_endpoints_refuses_at_once", || {
         let lab = Lab::new(1);
-        lab.watch_for_escapes("10.96.0.12");
-        let mut model = model();
-        model.apply(Event::Service(service("empty", "10.96.0.12", Some(30082))));
-        programmed(&lab, &flushed(model));
-        for namespace in [&lab.pods[0], &lab.node, &lab.client] {
-            let counts = count(40, || namespace.get("10.96.0.12:80"));
-            assert!(counts.keys().eq([&Outcome::Refused]), "{counts:?}");
-            let counts = count(40, || namespace.get("172.30.0.11:30082"));
-            assert!(counts.keys().eq([&Outcome::Refused]), "{counts:?}");
-            assert_eq!(namespace.ask("10.96.0.12:53"), Outcome::Refused);
-            assert_eq!(namespace.ask("172.30.0.11:30082"), Outcome::Refused);
+        for stack in &STACKS {
+            let cluster_ip = stack.service(12);
+            lab.watch_for_escapes(&cluster_ip);
+            let mut model = stack.model();
+            model.apply(Event::Service(service("empty", &cluster_ip, Some(30082))));
+            programmed(&lab, &flushed(model));
+            for namespace in [&lab.pods[0], &lab.node, &lab.client] {
+                let counts = count(40, || namespace.get(&at(&cluster_ip, 80)));
+                assert!(counts.keys().eq([&Outcome::Refused]), "{counts:?}");
+                let counts = count(40, || namespace.get(&at(stack.node, 30082)));
+                assert!(counts.keys().eq([&Outcome::Refused]), "{counts:?}");
+                assert_eq!(namespace.ask(&at(&cluster_ip, 53)), Outcome::Refused);
+                assert_eq!(namespace.ask(&at(stack.node, 30082)), Outcome::Refused);
+            }
         }
     });
 }
@@ -134,12 +177,15 @@ fn an_undefined_port_refuses_and_an_unallocated_cluster_ip_is_silent() {
         "traffic::an_undefined_port_refuses_and_an_unallocated_cluster_ip_is_silent",
         || {
             let lab = Lab::new(3);
-            lab.watch_for_escapes("10.96.0.10");
-            lab.watch_for_escapes("10.96.0.99");
-            programmed(&lab, &nginx());
-            for namespace in [&lab.pods[2], &lab.node, &lab.client] {
-                assert_eq!(namespace.get("10.96.0.10:81"), Outcome::Refused);
-                assert_eq!(namespace.get("10.96.0.99:80"), Outcome::Silence);
+            for stack in &STACKS {
+                let (cluster_ip, unallocated) = (stack.service(10), stack.service(99));
+                lab.watch_for_escapes(&cluster_ip);
+                lab.watch_for_escapes(&unallocated);
+                programmed(&lab, &nginx(stack));
+                for namespace in [&lab.pods[2], &lab.node, &lab.client] {
+                    assert_eq!(namespace.get(&at(&cluster_ip, 81)), Outcome::Refused);
+                    assert_eq!(namespace.get(&at(&unallocated, 80)), Outcome::Silence);
+                }
             }
         },
     );
@@ -149,26 +195,29 @@ fn an_undefined_port_refuses_and_an_unallocated_cluster_ip_is_silent() {
 fn external_policy_local_binds_only_who_comes_from_outside() {
     with_namespaces("traffic::external_policy_local_binds_only_who_comes_from_outside", || {
         let lab = Lab::new(3);
-        let mut model = model();
-        let mut local = service("local", "10.96.0.13", Some(30083));
-        local.external_traffic_policy = TrafficPolicy::Local;
-        model.apply(Event::Service(local));
-        model.apply(slice("local", &[("10.244.0.1", NODE), ("10.244.0.2", "node-2")]));
-        model.flush();
-        let mut backend = programmed(&lab, &model);
-        let port = "172.30.0.11:30083";
-        for _ in 0..20 {
-            assert_eq!(lab.client.get(port), answer("pod-1", "172.30.0.254"));
-        }
-        assert_both_answer(&count(40, || lab.pods[2].get(port)), "10.244.0.3");
-        assert_both_answer(&count(40, || lab.node.get(port)), NODE_IP);
+        for stack in &STACKS {
+            let [one, two, three] = [1, 2, 3].map(|number| stack.pod(number));
+            let mut model = stack.model();
+            let mut local = service("local", &stack.service(13), Some(30083));
+            local.external_traffic_policy = TrafficPolicy::Local;
+            model.apply(Event::Service(local));
+            model.apply(slice("local", &[(&one, NODE), (&two, "node-2")]));
+            model.flush();
+            let mut backend = programmed(&lab, &model);
+            let port = at(stack.node, 30083);
+            for _ in 0..20 {
+                assert_eq!(lab.client.get(&port), answer("pod-1", stack.client));
+            }
+            assert_both_answer(&count(40, || lab.pods[2].get(&port)), &three);
+            assert_both_answer(&count(40, || lab.node.get(&port)), stack.node);
 
-        model.apply(slice("local", &[("10.244.0.2", "node-2")]));
-        let delta = model.flush();
-        backend.apply(model.table(), &delta).unwrap();
-        assert_eq!(lab.client.get(port), Outcome::Silence);
-        assert_eq!(lab.pods[2].get(port), answer("pod-2", "10.244.0.3"));
-        assert_eq!(lab.node.get(port), answer("pod-2", NODE_IP));
+            model.apply(slice("local", &[(&two, "node-2")]));
+            let delta = model.flush();
+            backend.apply(model.table(), &delta).unwrap();
+            assert_eq!(lab.client.get(&port), Outcome::Silence);
+            assert_eq!(lab.pods[2].get(&port), answer("pod-2", &three));
+            assert_eq!(lab.node.get(&port), answer("pod-2", stack.node));
+        }
     });
 }
 
@@ -176,30 +225,34 @@ fn external_policy_local_binds_only_who_comes_from_outside() {
 fn source_ranges_admit_only_who_is_within_them() {
     with_namespaces("traffic::source_ranges_admit_only_who_is_within_them", || {
         let lab = Lab::new(2);
-        lab.watch_for_escapes("10.96.9.9");
-        let mut model = model();
-        let mut balanced = service("balanced", "10.96.0.14", None);
-        let mode = IpMode::Vip;
-        balanced.load_balancer_ingress = vec![LoadBalancerIngress { ip: ip("10.96.9.9"), mode }];
-        balanced.load_balancer_source_ranges =
-            vec!["172.30.0.128/25".parse().unwrap(), "10.244.0.2/32".parse().unwrap()];
-        model.apply(Event::Service(balanced.clone()));
-        model.apply(slice("balanced", &[("10.244.0.1", NODE)]));
-        model.flush();
-        let mut backend = programmed(&lab, &model);
-        let at_balancer = |namespace: &Namespace| namespace.get("10.96.9.9:80");
-        assert_eq!(at_balancer(&lab.client), answer("pod-1", NODE_IP));
-        assert_eq!(at_balancer(&lab.pods[1]), answer("pod-1", NODE_IP));
-        assert_eq!(at_balancer(&lab.pods[0]), Outcome::Silence);
-        assert_eq!(at_balancer(&lab.node), Outcome::Silence);
-        // The cluster IP is for everybody.
-        assert_eq!(lab.node.get("10.96.0.14:80"), answer("pod-1", NODE_IP));
+        for stack in &STACKS {
+            let (cluster_ip, address) = (stack.service(14), stack.service(99));
+            lab.watch_for_escapes(&address);
+            let mut model = stack.model();
+            let mut balanced = service("balanced", &cluster_ip, None);
+            let mode = IpMode::Vip;
+            balanced.load_balancer_ingress = vec![LoadBalancerIngress { ip: ip(&address), mode }];
+            let pod = ip(&stack.pod(2)).into();
+            balanced.load_balancer_source_ranges = vec![stack.around_client.parse().unwrap(), pod];
+            model.apply(Event::Service(balanced.clone()));
+            model.apply(slice("balanced", &[(&stack.pod(1), NODE)]));
+            model.flush();
+            let mut backend = programmed(&lab, &model);
+            let at_balancer = |namespace: &Namespace| namespace.get(&at(&address, 80));
+            let admitted = answer("pod-1", stack.node);
+            assert_eq!(at_balancer(&lab.client), admitted);
+            assert_eq!(at_balancer(&lab.pods[1]), admitted);
+            assert_eq!(at_balancer(&lab.pods[0]), Outcome::Silence);
+            assert_eq!(at_balancer(&lab.node), Outcome::Silence);
+            // The cluster IP is for everybody.
+            assert_eq!(lab.node.get(&at(&cluster_ip, 80)), admitted);
 
-        balanced.load_balancer_source_ranges = vec!["172.30.0.0/26".parse().unwrap()];
-        model.apply(Event::Service(balanced));
-        let delta = model.flush();
-        backend.apply(model.table(), &delta).unwrap();
-        assert_eq!(at_balancer(&lab.client), Outcome::Silence);
-        assert_eq!(at_balancer(&lab.node), answer("pod-1", NODE_IP));
+            balanced.load_balancer_source_ranges = vec![stack.around_node.parse().unwrap()];
+            model.apply(Event::Service(balanced));
+            let delta = model.flush();
+            backend.apply(model.table(), &delta).unwrap();
+            assert_eq!(at_balancer(&lab.client), Outcome::Silence);
+            assert_eq!(at_balancer(&lab.node), admitted);
+        }
     });
 }

@@ -1,4 +1,4 @@
-//! Gives each node its pod CIDR.
+//! Gives each node its pod CIDRs, one of each family of the cluster.
 //!
 //! One worker: the answer to each patch is in the cache before the next node is looked at, so no
 //! slice is given twice.
@@ -10,7 +10,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde_json::json;
 
-use super::cidr::Range;
+use super::cidr::Ranges;
 use crate::event::{EventType, Recorder};
 use crate::kinds::Kinds;
 use crate::object::{Key, Meta};
@@ -23,7 +23,7 @@ pub(crate) struct NodeIpam {
     kinds: Arc<Kinds>,
     recorder: Recorder,
     queue: Arc<WorkQueue<Key>>,
-    range: Range,
+    ranges: Ranges,
 }
 
 impl NodeIpam {
@@ -32,7 +32,7 @@ impl NodeIpam {
         recorder: &Recorder,
         config: &Config,
     ) -> Result<Arc<Self>> {
-        let range = Range::of(config)?;
+        let ranges = Ranges::of(config)?;
         let queue = Arc::new(WorkQueue::new());
         let added = Arc::clone(&queue);
         kinds.nodes.cache.subscribe(move |change| {
@@ -41,7 +41,7 @@ impl NodeIpam {
             }
         });
         let recorder = recorder.component("cidrAllocator");
-        Ok(Arc::new(Self { kinds: Arc::clone(kinds), recorder, queue, range }))
+        Ok(Arc::new(Self { kinds: Arc::clone(kinds), recorder, queue, ranges }))
     }
 }
 
@@ -67,7 +67,7 @@ impl Reconcile for NodeIpam {
             return Ok(None);
         }
         let used: BTreeSet<IpNet> = nodes.cache.all().iter().flat_map(|n| cidrs(n)).collect();
-        let Some(cidr) = self.range.allocate(&used) else {
+        let Some(slices) = self.ranges.allocate(&used) else {
             let message = format!("Node {key} status is now: CIDRNotAvailable");
             self.recorder.about(&*node, EventType::Normal, "CIDRNotAvailable", message);
             return Err(Error::Object {
@@ -77,10 +77,10 @@ impl Reconcile for NodeIpam {
                 problem: "no free pod CIDR is left".to_owned(),
             });
         };
-        let cidr = cidr.to_string();
+        let slices: Vec<_> = slices.iter().map(ToString::to_string).collect();
         let patch = json!({
             "metadata": { "uid": node.uid() },
-            "spec": { "podCIDR": cidr, "podCIDRs": [cidr] },
+            "spec": { "podCIDR": slices.first(), "podCIDRs": slices },
         });
         nodes.merge(key, node.uid(), &patch).await?;
         Ok(None)

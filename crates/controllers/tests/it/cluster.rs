@@ -29,6 +29,13 @@ fn every_node_gets_a_pod_cidr_of_its_own() {
             list.iter().map(|n| n.spec.clone().unwrap().pod_cidr.unwrap()).collect();
         cidrs.sort();
         assert_eq!(cidrs, ["10.244.0.0/24", "10.244.1.0/24", "10.244.2.0/24"]);
+        let mut both: Vec<_> =
+            list.iter().map(|n| n.spec.clone().unwrap().pod_cidrs.unwrap()).collect();
+        both.sort();
+        let six = ["fd00:10:244::/64", "fd00:10:244:1::/64", "fd00:10:244:2::/64"];
+        let expected: Vec<_> =
+            cidrs.iter().zip(six).map(|(a, b)| vec![a.clone(), b.into()]).collect();
+        assert_eq!(both, expected);
         world.stop().await;
     });
 }

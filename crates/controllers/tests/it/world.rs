@@ -50,7 +50,7 @@ impl Controllers {
 
 /// The configuration that tests start from.
 pub(crate) fn config() -> Config {
-    Config::new("10.244.0.0/16".parse().unwrap(), "the CA")
+    Config::new(["10.244.0.0/16", "fd00:10:244::/48"].map(|cidr| cidr.parse().unwrap()), "the CA")
 }
 
 /// A cluster without machines.

@@ -3,7 +3,7 @@
 //! The namespaces are the lab's, not the agent's: an agent that dies leaves its node's network and
 //! its pods as they are, and the next one adopts them.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use nix::sys::signal::{Signal, kill};
 use portolan_apiserver::pki::{Pki, San, Usage};
+use portolan_node::Addresses;
 use tokio_util::sync::CancellationToken;
 
 use super::board::Board;
@@ -40,7 +41,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub(super) struct Node {
     pub(super) name: String,
-    pub(super) address: Ipv4Addr,
+    pub(super) addresses: Addresses,
     pub(super) zone: &'static str,
     /// The lab's data directory as the host names it, which no pod may see.
     pub(super) data_dir: PathBuf,
@@ -61,25 +62,29 @@ pub(super) async fn make_node(
 ) -> Result<Node, LabError> {
     let config = &boot.config;
     let name = node_name(index);
-    let address = config.node_address(index);
+    let addresses = config.node_addresses(index);
     let files = NodeFiles {
         name: name.clone(),
         privilege: boot.privilege,
         hosts: hosts(config),
-        secrets: secrets(config, &name, address, pki)?,
+        secrets: secrets(config, &name, &addresses, pki)?,
         files: manifests(config),
     };
     let namespaces = Namespaces::make(name.clone(), move || mounts::furnish_node(&files)).await?;
-    let forwarding = Forwarding::On { services: config.service_cidr };
-    fabric.join(&name, &namespaces, address, forwarding).await?;
-    Ok(Node { name, address, zone: zone(index), data_dir: boot.data_dir.clone(), namespaces })
+    let forwarding = Forwarding::On { services: config.service_cidr.clone() };
+    fabric.join(&name, &namespaces, addresses, forwarding).await?;
+    Ok(Node { name, addresses, zone: zone(index), data_dir: boot.data_dir.clone(), namespaces })
 }
 
 /// /etc/hosts beside localhost: the nodes and the API server.
-fn hosts(config: &Config) -> Vec<(Ipv4Addr, String)> {
+fn hosts(config: &Config) -> Vec<(IpAddr, String)> {
+    let api = Addresses::from(config.api_addresses().primary());
     (1..=config.nodes)
-        .map(|index| (config.node_address(index), node_name(index)))
-        .chain([(config.api_address(), "kube-apiserver".into())])
+        .map(|index| (config.node_addresses(index), node_name(index)))
+        .chain([(api, "kube-apiserver".into())])
+        .flat_map(|(addresses, name)| {
+            addresses.iter().map(|address| (address, name.clone())).collect::<Vec<_>>()
+        })
         .collect()
 }
 
@@ -91,13 +96,14 @@ const CLIENT_CA: &str = "/run/portolan/credentials/ca.crt";
 fn secrets(
     config: &Config,
     name: &str,
-    address: Ipv4Addr,
+    addresses: &Addresses,
     pki: &Pki,
 ) -> Result<Vec<(PathBuf, String)>, LabError> {
     let user = format!("system:node:{name}");
     let client =
         pki.issue(&user, Some("system:nodes"), &[], Usage::Client).map_err(LabError::ApiServer)?;
-    let sans = [San::Dns(name.to_owned()), San::Ip(address.into())];
+    let sans: Vec<_> =
+        [San::Dns(name.to_owned())].into_iter().chain(addresses.iter().map(San::Ip)).collect();
     let serving = pki
         .issue(&user, Some("system:nodes"), &sans, Usage::Server)
         .map_err(LabError::ApiServer)?;
@@ -116,7 +122,7 @@ fn secrets(
 
 /// The API server as nodes and pods reach it.
 pub(super) fn server_url(config: &Config) -> String {
-    format!("https://{}:{API_PORT}", config.api_address())
+    format!("https://{}", SocketAddr::new(config.api_addresses().primary(), API_PORT))
 }
 
 /// The control plane's parts as a node of a kubeadm cluster shows them, for those who look there
@@ -140,7 +146,7 @@ fn manifests(config: &Config) -> Vec<(PathBuf, String)> {
         pod(
             "kube-apiserver",
             &[
-                format!("--advertise-address={}", config.api_address()),
+                format!("--advertise-address={}", config.api_addresses().primary()),
                 format!("--secure-port={API_PORT}"),
                 format!("--service-cluster-ip-range={}", config.service_cidr),
                 format!("--service-node-port-range={}", config.node_ports),
@@ -224,7 +230,7 @@ impl Node {
         let mut command = Command::new(BINARY);
         command
             .args(["internal", "node", "--name", &self.name])
-            .args(["--node-ip", &self.address.to_string()])
+            .args(["--node-ip", &self.addresses.to_string()])
             .args(["--label", "topology.kubernetes.io/region=lab"])
             .args(["--label", &format!("topology.kubernetes.io/zone={}", self.zone)])
             .args(["--kubeconfig", KUBECONFIG])

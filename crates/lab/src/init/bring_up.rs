@@ -12,6 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ipnet::{IpNet, Ipv4Net};
 use kube::Client;
 use portolan_apiserver::pki::{Pki, Usage, write_private};
 use portolan_apiserver::{Server, UserInfo};
@@ -37,6 +38,7 @@ use crate::fabric::{Fabric, Forwarding};
 use crate::host::Attachment;
 use crate::message::{Boot, Summary};
 use crate::namespaces::Namespaces;
+use crate::nets::Nets;
 
 /// How long the parts may take to end before the process ends without them.
 const STOP_LIMIT: Duration = Duration::from_secs(8);
@@ -99,7 +101,7 @@ impl Lab {
         let config = &self.boot.config;
         self.board.starting("fabric");
         let (fabric, pki) = tokio::try_join!(
-            Fabric::make(config.api_address(), config.fabric.prefix_len()),
+            Fabric::make(config.fabric.clone(), config.api_addresses()),
             blocking(
                 || Pki::load_or_create(&Path::new(DATA).join("pki")).map_err(LabError::ApiServer)
             ),
@@ -108,9 +110,9 @@ impl Lab {
         let client_side = async {
             let name = "client".to_owned();
             let client = Namespaces::make(name, || Ok(())).await?;
-            fabric.join("client", &client, config.client_address(), Forwarding::Off).await?;
-            self.board
-                .ready("fabric", format!("{}, client {}", config.fabric, config.client_address()));
+            let addresses = config.client_addresses();
+            fabric.join("client", &client, addresses, Forwarding::Off).await?;
+            self.board.ready("fabric", format!("{}, client {addresses}", config.fabric));
             Ok(client)
         };
         let (server, outside, nodes) = tokio::try_join!(
@@ -199,7 +201,7 @@ impl Lab {
             Store::open(&path, portolan_store::Options::default()).map_err(LabError::Store)
         })
         .await?;
-        let inside = SocketAddr::from((config.api_address(), API_PORT));
+        let inside = SocketAddr::new(config.api_addresses().primary(), API_PORT);
         let listener = TcpListener::bind(inside)
             .await
             .map_err(|source| LabError::ApiPort { address: inside, source })?;
@@ -210,7 +212,7 @@ impl Lab {
         let server = Server::new(portolan_apiserver::Config {
             store,
             pki,
-            service_cidr: config.service_cidr,
+            service_cidr: allocated(&config.service_cidr)?,
             node_port_range: config.node_ports.first..=config.node_ports.last,
             advertise: inside,
         })
@@ -251,7 +253,7 @@ impl Lab {
     fn start_controllers(&self, client: Client, pki: &Pki) {
         self.board.starting("controllers");
         let config = portolan_controllers::Config::new(
-            self.boot.config.cluster_cidr.into(),
+            self.boot.config.cluster_cidr.iter(),
             pki.certificate_pem(),
         );
         let (ready, is_ready) = oneshot::channel();
@@ -298,6 +300,22 @@ impl Lab {
             tracing::warn!("some parts did not end in time");
         }
     }
+}
+
+/// The range that the API server allocates cluster IPs of: so far it takes one, of IPv4.
+fn allocated(services: &Nets) -> Result<Ipv4Net, LabError> {
+    services
+        .iter()
+        .find_map(|net| match net {
+            IpNet::V4(net) => Some(net),
+            IpNet::V6(_) => None,
+        })
+        .ok_or_else(|| LabError::Argument {
+            flag: "--service-cidr",
+            value: services.to_string(),
+            problem: "the API server allocates cluster IPs of IPv4 only so far".into(),
+            hint: "give an IPv4 network, too".into(),
+        })
 }
 
 async fn blocking<T: Send + 'static>(

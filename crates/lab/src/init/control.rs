@@ -161,10 +161,14 @@ impl Control {
             kubeconfig: facts.data_dir.join("kubeconfig"),
             server: format!("https://127.0.0.1:{}", facts.api_port),
             server_in_lab: agents::server_url(config),
-            service_cidr: config.service_cidr.to_string(),
-            cluster_cidr: config.cluster_cidr.to_string(),
-            fabric_cidr: config.fabric.to_string(),
-            client_address: config.client_address().to_string(),
+            service_cidr: first(config.service_cidr.iter()),
+            service_cidrs: all(config.service_cidr.iter()),
+            cluster_cidr: first(config.cluster_cidr.iter()),
+            cluster_cidrs: all(config.cluster_cidr.iter()),
+            fabric_cidr: first(config.fabric.iter()),
+            fabric_cidrs: all(config.fabric.iter()),
+            client_address: first(config.client_addresses().iter()),
+            client_addresses: all(config.client_addresses().iter()),
             nodes: (1..=config.nodes).map(|index| self.node(index, later.as_ref())).collect(),
             pods,
             published: self.published.list(),
@@ -178,12 +182,13 @@ impl Control {
             let nodes = later.observed.nodes.store.state();
             nodes.into_iter().find(|node| node.metadata.name.as_deref() == Some(name.as_str()))
         });
+        let addresses = self.facts.config.node_addresses(index);
+        let spec = node.as_ref().and_then(|node| node.spec.as_ref());
         NodeStatus {
-            address: self.facts.config.node_address(index).to_string(),
-            pod_cidr: node
-                .as_ref()
-                .and_then(|node| node.spec.as_ref())
-                .and_then(|spec| spec.pod_cidr.clone()),
+            address: first(addresses.iter()),
+            addresses: all(addresses.iter()),
+            pod_cidr: spec.and_then(|spec| spec.pod_cidr.clone()),
+            pod_cidrs: spec.and_then(|spec| spec.pod_cidrs.clone()).unwrap_or_default(),
             zone: agents::zone(index).to_owned(),
             ready: node.is_some_and(|node| node_is_ready(&node)),
             name,
@@ -252,6 +257,15 @@ async fn accept(listener: &AsyncFd<OwnedFd>) -> io::Result<AsyncChannel> {
             return Channel::from_fd(socket?).into_async();
         }
     }
+}
+
+/// As text; of addresses and ranges, whose first is the primary one.
+fn all(list: impl Iterator<Item = impl ToString>) -> Vec<String> {
+    list.map(|one| one.to_string()).collect()
+}
+
+fn first(list: impl Iterator<Item = impl ToString>) -> String {
+    all(list.take(1)).concat()
 }
 
 fn open_namespace(pid: i32, kind: &str) -> Result<Arc<OwnedFd>, LabError> {

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::agents::server_url;
 use crate::config::{Config, ProxyMode};
 use crate::error::LabError;
+use crate::nets::Family;
 
 /// Whether a value came from the user's arguments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -180,7 +181,7 @@ fn proxy_config(config: &Config, mode: ProxyMode) -> String {
     format!(
         "\
 apiVersion: kubeproxy.config.k8s.io/v1alpha1
-bindAddress: 0.0.0.0
+bindAddress: \"{}\"
 bindAddressHardFail: false
 clientConnection:
   acceptContentTypes: \"\"
@@ -209,6 +210,11 @@ nodePortAddresses: null
 oomScoreAdj: null
 portRange: \"\"
 ",
+        // The address of all addresses of the primary family, at which health is asked for.
+        match config.cluster_cidr.families().first() {
+            Some(Family::Ipv6) => "::",
+            _ => "0.0.0.0",
+        },
         config.cluster_cidr,
         mode.as_str()
     )

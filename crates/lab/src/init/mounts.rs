@@ -5,7 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -43,7 +43,7 @@ pub(super) struct NodeFiles {
     pub(super) name: String,
     pub(super) privilege: Privilege,
     /// All nodes and the API server, by name, for /etc/hosts.
-    pub(super) hosts: Vec<(Ipv4Addr, String)>,
+    pub(super) hosts: Vec<(IpAddr, String)>,
     /// Files to write, all for root's eyes only.
     pub(super) secrets: Vec<(PathBuf, String)>,
     /// Files to write, readable by all.

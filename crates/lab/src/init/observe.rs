@@ -1,7 +1,7 @@
 //! What the lab itself watches through the API: Nodes, the proxies' pods, and Services.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use futures::StreamExt;
@@ -89,22 +89,22 @@ pub(super) fn pod_is_ready(pod: &Pod) -> bool {
     conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
-/// A Node's InternalIP.
-pub(super) fn node_address(node: &Node) -> Option<Ipv4Addr> {
+/// A Node's InternalIPs, the primary first.
+pub(super) fn node_addresses(node: &Node) -> Vec<IpAddr> {
     let addresses = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
     addresses
-        .into_iter()
         .filter(|address| address.type_ == "InternalIP")
-        .find_map(|address| address.address.parse().ok())
+        .filter_map(|address| address.address.parse().ok())
+        .collect()
 }
 
 /// The addresses of all ready nodes, in order of name.
-pub(super) fn ready_nodes(nodes: &Store<Node>) -> Arc<[Ipv4Addr]> {
+pub(super) fn ready_nodes(nodes: &Store<Node>) -> Arc<[IpAddr]> {
     let by_name: BTreeMap<_, _> = nodes
         .state()
         .into_iter()
         .filter(|node| node_is_ready(node))
-        .filter_map(|node| Some((node.metadata.name.clone()?, node_address(&node)?)))
+        .filter_map(|node| Some((node.metadata.name.clone()?, node_addresses(&node))))
         .collect();
-    by_name.into_values().collect()
+    by_name.into_values().flatten().collect()
 }

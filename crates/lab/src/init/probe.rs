@@ -11,12 +11,19 @@ use portolan_netlink::nft::{Batch, Family, NftError, Op, Socket, Table, TableRef
 use rustix::net::{AddressFamily, SocketType, socket};
 
 use crate::error::LabError;
+use crate::nets::Family as IpFamily;
 use crate::privilege::Privilege;
 
 /// Fails with the first thing that the kernel refuses.
-pub(super) fn kernel(privilege: Privilege) -> Result<(), LabError> {
+pub(super) fn kernel(privilege: Privilege, families: &[IpFamily]) -> Result<(), LabError> {
     loopback_up().map_err(LabError::kernel("bring up a loopback interface"))?;
-    nf_tables().map_err(LabError::kernel("make an nf_tables table"))?;
+    for family in families {
+        let (family, action) = match family {
+            IpFamily::Ipv4 => (Family::Ip, "make an nf_tables table of IPv4"),
+            IpFamily::Ipv6 => (Family::Ip6, "make an nf_tables table of IPv6"),
+        };
+        nf_tables(family).map_err(LabError::kernel(action))?;
+    }
     in_child(|| {
         unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)?;
         scratch_mounts(privilege)
@@ -47,8 +54,8 @@ fn loopback_up() -> io::Result<()> {
 }
 
 /// Makes and drops a table.
-fn nf_tables() -> io::Result<()> {
-    let id = TableRef::new(Family::Ip, "portolan-probe");
+fn nf_tables(family: Family) -> io::Result<()> {
+    let id = TableRef::new(family, "portolan-probe");
     let mut batch = Batch::new();
     batch.push(Op::AddTable(Table { id: id.clone(), comment: None }));
     batch.push(Op::DeleteTable(id));

@@ -1,14 +1,15 @@
-//! Which node ports are on the host's loopback: those of all NodePort and LoadBalancer Services.
+//! Which node ports are on the host's loopback: those of all NodePort and LoadBalancer Services, at
+//! 127.0.0.1 for those with IPv4 and at ::1 for those with IPv6.
 //!
 //! `wanted` is a pure function of the Services; the loop asks `up` for what is missing, hands it
 //! to the relay, and lets go of what no Service has any more. A port that is taken on the host is
 //! a Warning event on its Service and a line in `status`, and is tried again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ObjectReference, Service};
+use k8s_openapi::api::core::v1::{ObjectReference, Service, ServiceSpec};
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use parking_lot::Mutex;
@@ -16,9 +17,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::board::Board;
 use super::observe::Watched;
-use super::relay::{Port, Relay};
+use super::relay::Relay;
 use super::uplink::Uplink;
-use crate::message::Protocol;
+use crate::message::{Port, Protocol};
+use crate::nets::Family;
 use crate::status::PublishedPort;
 
 /// How soon a port that was taken is tried again.
@@ -27,7 +29,7 @@ const RETRY: Duration = Duration::from_secs(10);
 /// The published ports; cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Published {
-    ports: Arc<Mutex<BTreeMap<(u16, Protocol), Entry>>>,
+    ports: Arc<Mutex<BTreeMap<Port, Entry>>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,10 +44,11 @@ impl Published {
         let ports = self.ports.lock();
         ports
             .iter()
-            .map(|(&(port, protocol), entry)| PublishedPort {
+            .map(|(port, entry)| PublishedPort {
                 service: entry.service.clone(),
-                protocol,
-                port,
+                protocol: port.protocol,
+                port: port.number,
+                address: port.loopback().to_string(),
                 error: entry.error.clone(),
             })
             .collect()
@@ -68,25 +71,24 @@ impl Published {
             let wanted = wanted(state.iter().map(AsRef::as_ref));
             let gone: Vec<_> =
                 self.ports.lock().keys().filter(|key| !wanted.contains_key(key)).copied().collect();
-            for (port, protocol) in gone {
-                relay.close((protocol, port));
-                self.ports.lock().remove(&(port, protocol));
+            for port in gone {
+                relay.close(port);
+                self.ports.lock().remove(&port);
             }
-            for (&(port, protocol), owner) in &wanted {
-                let known = self.ports.lock().get(&(port, protocol)).cloned();
+            for (&port, owner) in &wanted {
+                let known = self.ports.lock().get(&port).cloned();
                 let error = match &known {
                     Some(entry) if entry.error.is_none() => None,
-                    _ => open(&uplink, &relay, (protocol, port)).await.err(),
+                    _ => open(&uplink, &relay, port).await.err(),
                 };
                 let service = owner.name.clone();
                 let entry = Entry { service: service.clone(), error: error.clone() };
                 if known.as_ref() == Some(&entry) {
                     continue;
                 }
-                self.ports.lock().insert((port, protocol), entry);
+                self.ports.lock().insert(port, entry);
                 if let Some(error) = error {
-                    let note =
-                        format!("{protocol} port {port} is not published on the host: {error}");
+                    let note = format!("{port} is not published on the host: {error}");
                     board.warn(format!("{service}: {note}"));
                     report(&recorder, &owner.reference, note).await;
                 }
@@ -102,7 +104,7 @@ impl Published {
 }
 
 async fn open(uplink: &Uplink, relay: &Relay, port: Port) -> Result<(), String> {
-    let socket = uplink.bind(port.0, port.1).await?;
+    let socket = uplink.bind(port).await?;
     relay.open(port, socket);
     Ok(())
 }
@@ -128,7 +130,7 @@ struct Owner {
 }
 
 /// The ports to publish. Two Services cannot own one: the API server allocates node ports.
-fn wanted<'a>(services: impl Iterator<Item = &'a Service>) -> BTreeMap<(u16, Protocol), Owner> {
+fn wanted<'a>(services: impl Iterator<Item = &'a Service>) -> BTreeMap<Port, Owner> {
     let mut wanted = BTreeMap::new();
     for service in services {
         let Some(spec) = &service.spec else { continue };
@@ -149,12 +151,21 @@ fn wanted<'a>(services: impl Iterator<Item = &'a Service>) -> BTreeMap<(u16, Pro
             };
             let number = port.node_port.and_then(|number| u16::try_from(number).ok());
             if let Some(number) = number.filter(|number| *number != 0) {
-                let owner = Owner { name: name.clone(), reference: reference.clone() };
-                wanted.insert((number, protocol), owner);
+                for family in families(spec) {
+                    let owner = Owner { name: name.clone(), reference: reference.clone() };
+                    wanted.insert(Port { number, protocol, family }, owner);
+                }
             }
         }
     }
     wanted
+}
+
+/// The families of a Service's cluster IPs, in which its node ports answer, too.
+fn families(spec: &ServiceSpec) -> BTreeSet<Family> {
+    let single = spec.cluster_ip.as_slice();
+    let ips = spec.cluster_ips.as_deref().filter(|ips| !ips.is_empty()).unwrap_or(single);
+    ips.iter().filter_map(|ip| ip.parse().ok()).map(Family::of).collect()
 }
 
 #[cfg(test)]
@@ -165,15 +176,15 @@ mod tests {
     fn service(name: &str, kind: &str, ports: serde_json::Value) -> Service {
         serde_json::from_value(json!({
             "metadata": {"name": name, "namespace": "default"},
-            "spec": {"type": kind, "ports": ports},
+            "spec": {"type": kind, "clusterIP": "10.96.0.1", "ports": ports},
         }))
         .unwrap()
     }
 
-    fn ports(services: &[Service]) -> Vec<(u16, Protocol, String)> {
+    fn ports(services: &[Service]) -> Vec<String> {
         wanted(services.iter())
             .into_iter()
-            .map(|((port, protocol), owner)| (port, protocol, owner.name))
+            .map(|(port, owner)| format!("{} {port}", owner.name))
             .collect()
     }
 
@@ -191,10 +202,26 @@ mod tests {
         assert_eq!(
             ports(&[dns]),
             [
-                (30053, Protocol::Tcp, "default/dns".into()),
-                (30053, Protocol::Udp, "default/dns".into()),
+                "default/dns TCP port 30053 at 127.0.0.1:30053",
+                "default/dns UDP port 30053 at 127.0.0.1:30053",
             ]
         );
+    }
+
+    #[test]
+    fn a_port_is_at_the_loopback_address_of_each_family_of_its_service() {
+        let with = |ips: &[&str]| {
+            let mut service = service("web", "NodePort", json!([{"port": 80, "nodePort": 30080}]));
+            let spec = service.spec.as_mut().unwrap();
+            spec.cluster_ips = Some(ips.iter().map(|ip| (*ip).to_owned()).collect());
+            ports(&[service])
+        };
+        let four = "default/web TCP port 30080 at 127.0.0.1:30080";
+        let six = "default/web TCP port 30080 at [::1]:30080";
+        assert_eq!(with(&["10.96.0.1"]), [four]);
+        assert_eq!(with(&["fd00:10:96::1"]), [six]);
+        assert_eq!(with(&["fd00:10:96::1", "10.96.0.1"]), [four, six]);
+        assert_eq!(with(&["None"]), [""; 0]);
     }
 
     #[test]
@@ -205,6 +232,6 @@ mod tests {
             service("c", "NodePort", json!([{"port": 80}])),
             service("d", "ExternalName", json!(null)),
         ];
-        assert_eq!(ports(&services), [(30001, Protocol::Tcp, "default/b".into())]);
+        assert_eq!(ports(&services), ["default/b TCP port 30001 at 127.0.0.1:30001"]);
     }
 }

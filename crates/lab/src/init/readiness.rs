@@ -5,17 +5,18 @@
 //! it does so only after its rules have been written once.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Node;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::board::Board;
-use super::observe::{Observed, node_address, node_is_ready, pod_is_ready, ready_nodes};
+use super::observe::{Observed, node_addresses, node_is_ready, pod_is_ready, ready_nodes};
 use crate::status::ComponentState;
 
 /// kube-proxy's health port.
@@ -29,7 +30,7 @@ pub(super) async fn keep(
     nodes: Vec<String>,
     mut observed: Observed,
     board: Board,
-    ready: watch::Sender<Arc<[Ipv4Addr]>>,
+    ready: watch::Sender<Arc<[IpAddr]>>,
     up: oneshot::Sender<()>,
     shutdown: CancellationToken,
 ) {
@@ -60,7 +61,7 @@ pub(super) async fn keep(
 struct Unsynced {
     node: String,
     uid: String,
-    address: Ipv4Addr,
+    address: IpAddr,
 }
 
 /// Writes the present state to the board; returns the proxies to ask.
@@ -80,10 +81,7 @@ fn look(
     for name in nodes {
         match known.get(name) {
             Some(node) if node_is_ready(node) => {
-                let address = node_address(node).map(|address| address.to_string());
-                let pods = node.spec.as_ref().and_then(|spec| spec.pod_cidr.clone());
-                let detail = [address, pods.map(|cidr| format!("pods {cidr}"))];
-                board.ready(name, detail.into_iter().flatten().collect::<Vec<_>>().join(", "));
+                board.ready(name, detail(node));
             }
             _ => board.unready(name, "not ready"),
         }
@@ -108,10 +106,18 @@ fn look(
         .into_iter()
         .filter(|(node, _)| !synced.contains_key(node))
         .filter_map(|(node, uid)| {
-            let address = known.get(&node).and_then(|known| node_address(known))?;
+            let address =
+                known.get(&node).and_then(|known| node_addresses(known).first().copied())?;
             Some(Unsynced { node, uid, address })
         })
         .collect()
+}
+
+/// A node's addresses and those of its pods.
+fn detail(node: &Node) -> String {
+    let addresses = node_addresses(node).into_iter().map(|address| address.to_string());
+    let cidrs = node.spec.iter().flat_map(|spec| spec.pod_cidrs.iter().flatten());
+    addresses.chain(cidrs.map(|cidr| format!("pods {cidr}"))).collect::<Vec<_>>().join(", ")
 }
 
 /// The first proxy that answers 200; waits for ever when there is none to ask.

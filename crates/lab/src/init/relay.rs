@@ -10,7 +10,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,8 +22,9 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::error::LabError;
-use crate::message::Protocol;
+use crate::message::{Port, Protocol};
 use crate::namespaces::{self, Namespaces};
+use crate::nets::Family;
 
 /// How long a node may take to accept; longer than two lost SYNs take.
 const DIAL_LIMIT: Duration = Duration::from_secs(5);
@@ -34,9 +35,6 @@ const UDP_IDLE: Duration = Duration::from_secs(120);
 
 /// UDP clients of one port at a time; further ones wait for an idle one to go.
 const MOST_UDP_CLIENTS: usize = 1024;
-
-/// A port on the host's loopback, and the same port on the nodes.
-pub(super) type Port = (Protocol, u16);
 
 /// Hands sockets to the thread in the client's network; dropping it closes them all.
 #[derive(Debug, Clone)]
@@ -50,8 +48,8 @@ enum Order {
     Close(Port),
 }
 
-/// The nodes that connections may go to; the order decides nothing.
-pub(super) type ReadyNodes = watch::Receiver<Arc<[Ipv4Addr]>>;
+/// The addresses of the nodes that connections may go to; the order decides nothing.
+pub(super) type ReadyNodes = watch::Receiver<Arc<[IpAddr]>>;
 
 impl Relay {
     /// Starts the thread in the client's network.
@@ -113,28 +111,32 @@ struct Rotation {
 }
 
 impl Rotation {
-    fn next(&self, port: u16) -> io::Result<SocketAddr> {
+    /// The port on a node, at its address of the port's family.
+    fn next(&self, port: Port) -> io::Result<SocketAddr> {
         let nodes = self.nodes.borrow();
-        if nodes.is_empty() {
-            return Err(io::Error::new(io::ErrorKind::NetworkUnreachable, "no node is ready"));
-        }
+        let of_family = || nodes.iter().filter(|node| Family::of(**node) == port.family);
         let mut next = self.next.lock();
         *next = next.wrapping_add(1);
-        Ok((nodes[*next % nodes.len()], port).into())
+        let node = (*next).checked_rem(of_family().count()).and_then(|turn| of_family().nth(turn));
+        let none = || {
+            let problem = format!("no node with an {} address is ready", port.family);
+            io::Error::new(io::ErrorKind::NetworkUnreachable, problem)
+        };
+        Ok(SocketAddr::new(*node.ok_or_else(none)?, port.number))
     }
 }
 
-async fn serve((protocol, port): Port, socket: OwnedFd, rotation: Rotation) {
-    let result = match protocol {
+async fn serve(port: Port, socket: OwnedFd, rotation: Rotation) {
+    let result = match port.protocol {
         Protocol::Tcp => serve_tcp(socket, port, rotation).await,
         Protocol::Udp => serve_udp(socket, port, rotation).await,
     };
     if let Err(error) = result {
-        tracing::warn!(%protocol, port, %error, "a published port is no longer served");
+        tracing::warn!(%port, %error, "a published port is no longer served");
     }
 }
 
-async fn serve_tcp(socket: OwnedFd, port: u16, rotation: Rotation) -> io::Result<()> {
+async fn serve_tcp(socket: OwnedFd, port: Port, rotation: Rotation) -> io::Result<()> {
     let listener = std::net::TcpListener::from(socket);
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
@@ -144,13 +146,13 @@ async fn serve_tcp(socket: OwnedFd, port: u16, rotation: Rotation) -> io::Result
                 let node = rotation.next(port);
                 tokio::spawn(async move {
                     if let Err(error) = carry(stream, node).await {
-                        tracing::debug!(port, %error, "a relayed connection broke");
+                        tracing::debug!(%port, %error, "a relayed connection broke");
                     }
                 });
             }
             // Out of descriptors: the connection waits in the backlog until some are free.
             Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
-                tracing::warn!(port, %error, "connections wait");
+                tracing::warn!(%port, %error, "connections wait");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -182,7 +184,7 @@ async fn carry(mut outside: TcpStream, node: io::Result<SocketAddr>) -> io::Resu
 
 /// Each client address gets a socket of its own towards a node, so that answers find back and the
 /// node sees one flow per client.
-async fn serve_udp(socket: OwnedFd, port: u16, rotation: Rotation) -> io::Result<()> {
+async fn serve_udp(socket: OwnedFd, port: Port, rotation: Rotation) -> io::Result<()> {
     let socket = std::net::UdpSocket::from(socket);
     socket.set_nonblocking(true)?;
     let outside = Arc::new(UdpSocket::from_std(socket)?);
@@ -202,7 +204,7 @@ async fn serve_udp(socket: OwnedFd, port: u16, rotation: Rotation) -> io::Result
                 let (outside, clients) = (Arc::clone(&outside), Arc::clone(&clients));
                 tokio::spawn(async move {
                     if let Err(error) = carry_udp(&outside, client, node, packets).await {
-                        tracing::debug!(port, %client, %error, "a relayed UDP flow ended");
+                        tracing::debug!(%port, %client, %error, "a relayed UDP flow ended");
                     }
                     clients.lock().remove(&client);
                 });
@@ -221,7 +223,11 @@ async fn carry_udp(
     node: SocketAddr,
     mut packets: mpsc::Receiver<Vec<u8>>,
 ) -> io::Result<()> {
-    let inside = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
+    let any: IpAddr = match Family::of(node.ip()) {
+        Family::Ipv4 => Ipv4Addr::UNSPECIFIED.into(),
+        Family::Ipv6 => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let inside = UdpSocket::bind((any, 0)).await?;
     inside.connect(node).await?;
     let mut answer = vec![0; 65_536];
     let mut idle = Instant::now() + UDP_IDLE;
@@ -237,5 +243,43 @@ async fn carry_udp(
             () = sleep_until(idle) => return Ok(()),
         }
         idle = Instant::now() + UDP_IDLE;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rotation(nodes: &[&str]) -> (Rotation, watch::Sender<Arc<[IpAddr]>>) {
+        let (sender, nodes) = watch::channel(nodes.iter().map(|ip| ip.parse().unwrap()).collect());
+        (Rotation { nodes, next: Arc::default() }, sender)
+    }
+
+    fn port(family: Family) -> Port {
+        Port { number: 30080, protocol: Protocol::Tcp, family }
+    }
+
+    #[test]
+    fn each_family_goes_to_every_nodes_address_of_it_in_turn() {
+        let both = ["172.30.0.11", "fd00:172:30::11", "172.30.0.12", "fd00:172:30::12"];
+        let (rotation, _nodes) = rotation(&both);
+        for (family, wanted) in [
+            (Family::Ipv4, ["172.30.0.11:30080", "172.30.0.12:30080"]),
+            (Family::Ipv6, ["[fd00:172:30::11]:30080", "[fd00:172:30::12]:30080"]),
+        ] {
+            let mut reached: Vec<_> =
+                (0..2).map(|_| rotation.next(port(family)).unwrap().to_string()).collect();
+            reached.sort();
+            assert_eq!(reached, wanted);
+        }
+    }
+
+    #[test]
+    fn without_a_ready_node_of_the_family_nothing_is_dialed() {
+        let (rotation, nodes) = rotation(&["172.30.0.11"]);
+        let error = rotation.next(port(Family::Ipv6)).unwrap_err();
+        assert!(error.to_string().contains("IPv6"), "{error}");
+        nodes.send_replace(Arc::from([]));
+        assert!(rotation.next(port(Family::Ipv4)).is_err());
     }
 }

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::channel::AsyncChannel;
-use crate::message::{Event, Protocol, ToHost, ToLab};
+use crate::message::{Event, Port, ToHost, ToLab};
 
 type Answer = Result<OwnedFd, String>;
 
@@ -64,12 +64,12 @@ impl Uplink {
     }
 
     /// Binds a port on the host's loopback.
-    pub(super) async fn bind(&self, protocol: Protocol, port: u16) -> Answer {
+    pub(super) async fn bind(&self, port: Port) -> Answer {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (tell, answer) = oneshot::channel();
         self.asked.lock().insert(id, tell);
         let gone = |error: io::Error| error.to_string();
-        self.host.send(&ToHost::Bind { id, protocol, port }, &[]).await.map_err(gone)?;
+        self.host.send(&ToHost::Bind { id, port }, &[]).await.map_err(gone)?;
         answer.await.unwrap_or_else(|_| Err("the host's side is gone".into()))
     }
 

@@ -139,8 +139,7 @@ fn dial_error(address: &str, error: &std::io::Error) -> String {
 }
 
 async fn dial(host: &str, port: u16) -> Result<TcpStream, String> {
-    let shown =
-        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+    let shown = authority(host, port);
     match host.parse::<IpAddr>() {
         Ok(ip) => TcpStream::connect(SocketAddr::new(ip, port)).await,
         Err(_) => TcpStream::connect((host, port)).await,
@@ -154,8 +153,13 @@ async fn tcp(target: &Target, socket: &TCPSocketAction, limit: Duration) -> Resu
     let host = host.unwrap_or_else(|| target.ip.to_string());
     match tokio::time::timeout(limit, dial(&host, port)).await {
         Ok(connected) => connected.map(|_| ()),
-        Err(_) => Err(format!("dial tcp {host}:{port}: i/o timeout")),
+        Err(_) => Err(format!("dial tcp {}: i/o timeout", authority(&host, port))),
     }
+}
+
+/// Host and port as in a URL.
+fn authority(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 async fn http(target: &Target, get: &HTTPGetAction, limit: Duration) -> Result<(), String> {
@@ -165,8 +169,7 @@ async fn http(target: &Target, get: &HTTPGetAction, limit: Duration) -> Result<(
     let scheme = get.scheme.as_deref().unwrap_or("HTTP").to_ascii_lowercase();
     let path = get.path.as_deref().filter(|path| !path.is_empty()).unwrap_or("/");
     let slash = if path.starts_with('/') { "" } else { "/" };
-    let authority =
-        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+    let authority = authority(&host, port);
     let url = format!("{scheme}://{authority}{slash}{path}");
     let told = |message: String| format!("Get {url:?}: {message}");
     let work = async {

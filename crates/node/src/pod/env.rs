@@ -241,7 +241,7 @@ mod tests {
         pod.metadata.name = Some("web".into());
         pod.metadata.namespace = Some("ns".into());
         let links = [("LINK".to_owned(), "linked".to_owned()), ("k".to_owned(), "lost".to_owned())];
-        let facts = Facts { pod_ip: "10.0.0.1".into(), ..Facts::default() };
+        let facts = Facts { pod_ips: "10.0.0.1".parse().ok(), ..Facts::default() };
         environment(&pod, container, &facts, &references(), &links)
             .map(|all| all.into_iter().collect())
     }

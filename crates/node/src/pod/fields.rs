@@ -7,14 +7,15 @@ use k8s_openapi::api::core::v1::{Container, Pod, ResourceFieldSelector};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::quantity;
+use crate::Addresses;
 
 /// What a field may refer to beside the Pod object itself.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Facts {
-    /// The pod's address; empty before it has one.
-    pub(crate) pod_ip: String,
-    /// The node's address.
-    pub(crate) host_ip: String,
+    /// The pod's addresses; none before it has some.
+    pub(crate) pod_ips: Option<Addresses>,
+    /// The node's addresses.
+    pub(crate) host_ips: Option<Addresses>,
     /// The node's name.
     pub(crate) node_name: String,
     /// The node's allocatable resources: a limit that is not set is all there is.
@@ -43,10 +44,16 @@ pub(crate) fn field(pod: &Pod, facts: &Facts, path: &str) -> Result<String, Stri
         "spec.serviceAccountName" => {
             spec.and_then(|spec| spec.service_account_name.clone()).unwrap_or_default()
         }
-        "status.hostIP" | "status.hostIPs" => facts.host_ip.clone(),
-        "status.podIP" | "status.podIPs" => facts.pod_ip.clone(),
+        "status.hostIP" => primary(facts.host_ips),
+        "status.hostIPs" => facts.host_ips.map(|ips| ips.to_string()).unwrap_or_default(),
+        "status.podIP" => primary(facts.pod_ips),
+        "status.podIPs" => facts.pod_ips.map(|ips| ips.to_string()).unwrap_or_default(),
         _ => return Err(format!("unsupported fieldPath: {path}")),
     })
+}
+
+fn primary(addresses: Option<Addresses>) -> String {
+    addresses.map(|addresses| addresses.primary().to_string()).unwrap_or_default()
 }
 
 /// `metadata.labels['key']` as its map and key.
@@ -123,6 +130,22 @@ mod tests {
             "a=\"say \\\"x\\\"\"\nb=\"2\""
         );
         assert!(field(&pod(), &facts, "spec.containers").is_err());
+    }
+
+    #[test]
+    fn lists_of_addresses_are_parted_by_commas() {
+        let mut facts = Facts::default();
+        assert_eq!(field(&pod(), &facts, "status.podIPs").unwrap(), "");
+        facts.pod_ips = "10.244.0.5,fd00::5".parse().ok();
+        facts.host_ips = "172.30.0.11,fd00::11".parse().ok();
+        for (path, value) in [
+            ("status.podIP", "10.244.0.5"),
+            ("status.podIPs", "10.244.0.5,fd00::5"),
+            ("status.hostIP", "172.30.0.11"),
+            ("status.hostIPs", "172.30.0.11,fd00::11"),
+        ] {
+            assert_eq!(field(&pod(), &facts, path).unwrap(), value);
+        }
     }
 
     #[test]

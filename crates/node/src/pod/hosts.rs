@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use k8s_openapi::api::core::v1::{HostAlias, PodDNSConfig, PodSpec};
 
+use crate::Addresses;
+
 /// A pod's names as its hosts file has them.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Names<'a> {
@@ -13,8 +15,8 @@ pub(crate) struct Names<'a> {
     pub(crate) domain: Option<&'a str>,
 }
 
-/// /etc/hosts of a pod with a network of its own.
-pub(crate) fn hosts(ip: &str, names: Names<'_>, aliases: &[HostAlias]) -> String {
+/// /etc/hosts of a pod with a network of its own: a line for each of its addresses.
+pub(crate) fn hosts(addresses: &Addresses, names: Names<'_>, aliases: &[HostAlias]) -> String {
     let mut text = String::from(
         "# Kubernetes-managed hosts file.\n\
          127.0.0.1\tlocalhost\n\
@@ -24,11 +26,13 @@ pub(crate) fn hosts(ip: &str, names: Names<'_>, aliases: &[HostAlias]) -> String
          fe00::1\tip6-allnodes\n\
          fe00::2\tip6-allrouters\n",
     );
-    // Writing to a String cannot fail.
-    let _ = match names.domain {
-        Some(domain) => writeln!(text, "{ip}\t{domain}\t{}", names.hostname),
-        None => writeln!(text, "{ip}\t{}", names.hostname),
-    };
+    for ip in addresses.iter() {
+        // Writing to a String cannot fail.
+        let _ = match names.domain {
+            Some(domain) => writeln!(text, "{ip}\t{domain}\t{}", names.hostname),
+            None => writeln!(text, "{ip}\t{}", names.hostname),
+        };
+    }
     text + &host_aliases(aliases)
 }
 
@@ -223,10 +227,11 @@ mod tests {
         let alias =
             HostAlias { ip: "192.0.2.7".into(), hostnames: Some(vec!["one".into(), "two".into()]) };
         let names = Names { hostname: "web-0", domain: Some("web-0.web.prod.svc.cluster.local") };
-        let text = hosts("10.244.0.5", names, &[alias]);
+        let text = hosts(&"10.244.0.5,fd00::5".parse().unwrap(), names, &[alias]);
         assert!(text.starts_with("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n"));
         assert!(text.ends_with(
-            "10.244.0.5\tweb-0.web.prod.svc.cluster.local\tweb-0\n\n\
+            "10.244.0.5\tweb-0.web.prod.svc.cluster.local\tweb-0\n\
+             fd00::5\tweb-0.web.prod.svc.cluster.local\tweb-0\n\n\
              # Entries added by HostAliases.\n192.0.2.7\tone\ttwo\n"
         ));
     }

@@ -11,6 +11,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::quantity;
 use super::record::{Record, Role, State, container_id, containers};
+use crate::Addresses;
 
 /// The image identity of every container: the host's own files.
 const IMAGE_ID: &str = "portolan://host";
@@ -19,10 +20,10 @@ const IMAGE_ID: &str = "portolan://host";
 pub(crate) struct Facts<'a> {
     /// The containers, in [`containers`]' order.
     pub(crate) records: &'a [Record],
-    /// The pod's address.
-    pub(crate) ip: Option<&'a str>,
-    /// The node's address.
-    pub(crate) host_ip: &'a str,
+    /// The pod's addresses.
+    pub(crate) ips: Option<&'a Addresses>,
+    /// The node's addresses.
+    pub(crate) host_ips: &'a Addresses,
     /// Whether the pod's namespaces and network are there.
     pub(crate) has_sandbox: bool,
     /// When the agent first saw the pod.
@@ -71,19 +72,18 @@ pub(crate) fn status(pod: &Pod, facts: &Facts<'_>, previous: &PodStatus) -> PodS
             condition.observed_generation = pod.metadata.generation;
         }
     }
-    let ip = facts.ip.map(str::to_owned);
     PodStatus {
         conditions: Some(conditions),
         container_statuses: of(|role| role == Role::Main),
         init_container_statuses: of(|role| role != Role::Main),
-        host_ip: Some(facts.host_ip.to_owned()),
-        host_ips: Some(vec![HostIP { ip: facts.host_ip.to_owned() }]),
+        host_ip: Some(facts.host_ips.primary().to_string()),
+        host_ips: Some(facts.host_ips.iter().map(|ip| HostIP { ip: ip.to_string() }).collect()),
         message: facts.failure.map(|(_, message)| message.clone()),
         reason: facts.failure.map(|(reason, _)| reason.clone()),
         observed_generation: pod.metadata.generation,
         phase: Some(phase.to_owned()),
-        pod_ips: ip.clone().map(|ip| vec![PodIP { ip }]),
-        pod_ip: ip,
+        pod_ips: facts.ips.map(|ips| ips.iter().map(|ip| PodIP { ip: ip.to_string() }).collect()),
+        pod_ip: facts.ips.map(|ips| ips.primary().to_string()),
         qos_class: Some(qos_class(spec).to_owned()),
         start_time: Some(Time(facts.start_time)),
         ..PodStatus::default()

@@ -17,7 +17,6 @@ mod setup;
 mod start;
 mod stop;
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +32,7 @@ use super::backoff::Backoff;
 use super::env::References;
 use super::probe::{Kind, Verdict};
 use super::record::{self, Record, State, Terminated};
+use crate::Addresses;
 use crate::node::{Node, Services};
 use crate::objects::Followed;
 use crate::recorder::Severity;
@@ -53,7 +53,7 @@ pub(crate) enum Message {
 
 /// The result of a job.
 enum Done {
-    Sandbox(Result<(Arc<Sandbox>, IpAddr), String>),
+    Sandbox(Result<(Arc<Sandbox>, Addresses), String>),
     Started {
         index: usize,
         attempt: u32,
@@ -142,7 +142,7 @@ pub(crate) struct Worker {
     sandbox_retry: Option<Instant>,
     /// The init containers have done their work in this sandbox.
     initialized: bool,
-    ip: Option<IpAddr>,
+    ips: Option<Addresses>,
     services: watch::Receiver<Option<Arc<Services>>>,
     followed: Followed,
     references: Arc<References>,
@@ -222,7 +222,7 @@ impl Worker {
             sandbox_failures: 0,
             sandbox_retry: None,
             initialized: false,
-            ip: None,
+            ips: None,
             references: Arc::default(),
             volumes: setup::Volumes::default(),
             goal: Goal::Run,

@@ -74,7 +74,7 @@ impl Agent {
             name: "test".into(),
             labels: Default::default(),
             kubeconfig: files.path().into(),
-            node_ip: [127, 0, 0, 1].into(),
+            node_ips: std::net::IpAddr::from([127, 0, 0, 1]).into(),
             port: 0,
             state_dir: files.path().into(),
             cluster_dns: None,

@@ -24,6 +24,11 @@ fn wrong_arguments_end_with_code_2_and_a_hint() {
         (&["up", "--api-port", "65536"], &["--api-port", "65536"]),
         (&["up", "--service-cidr", "10.96.0.0/8"], &["--service-cidr", "10.96.0.0/8"]),
         (&["up", "--service-cidr", "10.96.0.0"], &["10.96.0.0/12"]),
+        (&["up", "--service-cidr", "10.96.0.0/16,10.97.0.0/16"], &["more than one IPv4"]),
+        (
+            &["up", "--service-cidr", "10.96.0.0/16", "--cluster-cidr", "fd01::/48"],
+            &["--service-cidr", "--cluster-cidr fd01::/48", "same families"],
+        ),
         (&["up", "--cluster-cidr", "10.100.0.0/16"], &["overlaps", "--service-cidr"]),
         (&["up", "--fabric-cidr", "10.244.0.0/24"], &["overlaps", "--cluster-cidr"]),
         (&["up", "--node-port-range", "9-1"], &["--node-port-range", "30000-32767"]),

@@ -9,6 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use portolan_store::{Op, Options, Store};
 use serde_json::Value;
 
 /// Who runs the lab.
@@ -96,6 +97,22 @@ impl Lab {
             chown(temp.path(), Some(ORDINARY), Some(ORDINARY)).expect("root may give files away");
         }
         Lab { temp, user, up: None }
+    }
+
+    /// Puts an object into the store of a lab that has never run, under its key there.
+    pub(crate) fn seed(&self, key: &str, value: Value) {
+        let data = self.data_dir();
+        fs::create_dir(&data).expect("it is not there yet");
+        let file = data.join("objects.redb");
+        let store = Store::open(&file, Options::default()).expect("a store can be made");
+        let written = store.commit(vec![Op::Create { key: key.to_owned(), value }]);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(written).expect("it is written");
+        if self.user == User::Ordinary && nix_geteuid() == 0 {
+            for path in [&data, &file] {
+                chown(path, Some(ORDINARY), Some(ORDINARY)).expect("root may give files away");
+            }
+        }
     }
 
     /// A lab that is up, detached.

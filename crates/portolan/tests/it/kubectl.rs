@@ -6,6 +6,7 @@
 //! cluster's, pod's or node's IP, only 127.0.0.1.
 
 mod cluster;
+mod families;
 mod objects;
 mod streams;
 mod traffic;
@@ -70,4 +71,21 @@ fn every_way_goes_through_the_lab_as_root() {
 #[test]
 fn every_way_goes_through_the_lab_as_an_ordinary_user() {
     on_a_lab_of_ways("every_way_goes_through_the_lab_as_an_ordinary_user", User::Ordinary);
+}
+
+/// Runs the scenario of both families, whose lab has a Service from the beginning.
+fn on_a_lab_of_families(test: &str, user: User) {
+    if user.available(test) && cluster::kubectl_available(test) {
+        families::both_families_lead_everywhere(user);
+    }
+}
+
+#[test]
+fn both_families_lead_everywhere_as_root() {
+    on_a_lab_of_families("both_families_lead_everywhere_as_root", User::Root);
+}
+
+#[test]
+fn both_families_lead_everywhere_as_an_ordinary_user() {
+    on_a_lab_of_families("both_families_lead_everywhere_as_an_ordinary_user", User::Ordinary);
 }

@@ -317,6 +317,20 @@ fn cidrs(field: &str, texts: &[String]) -> Result<Vec<IpNet>, SettingsError> {
     texts.iter().map(parse).collect()
 }
 
+/// One range, or one of each family.
+fn pair(field: &str, texts: &[String]) -> Result<Vec<IpNet>, SettingsError> {
+    let ranges = cidrs(field, texts)?;
+    match ranges.as_slice() {
+        [] | [_] => Ok(ranges),
+        [a, b] if a.addr().is_ipv4() != b.addr().is_ipv4() => Ok(ranges),
+        _ => Err(invalid(
+            field,
+            texts.join(","),
+            "must be a either a single CIDR or dual-stack pair of CIDRs (e.g. [10.100.0.0/16, fde4:8dba:82e1::/48]",
+        )),
+    }
+}
+
 fn detect_local(c: &KubeProxyConfiguration) -> Result<DetectLocal, SettingsError> {
     let needed = |field: &str, value: &String| {
         if value.is_empty() {
@@ -326,7 +340,7 @@ fn detect_local(c: &KubeProxyConfiguration) -> Result<DetectLocal, SettingsError
     };
     let ranges: Vec<String> =
         c.cluster_cidr.split(',').filter(|text| !text.trim().is_empty()).map(Into::into).collect();
-    let ranges = cidrs("clusterCIDR", &ranges)?;
+    let ranges = pair("clusterCIDR", &ranges)?;
     match c.detect_local_mode.as_str() {
         "ClusterCIDR" => Ok(DetectLocal::ClusterCidr(ranges)),
         "NodeCIDR" => Ok(DetectLocal::NodeCidr),
@@ -423,6 +437,18 @@ mod tests {
         );
         let longer = Span(Duration::from_secs(60));
         assert!(refused(|c| c.nftables.min_sync_period = longer).contains("minSyncPeriod"));
+    }
+
+    #[test]
+    fn cluster_cidrs_are_one_or_one_of_each_family() {
+        let ranges = |text: &str| settings(|c| c.cluster_cidr = text.into());
+        let found = ranges("fd00:10:244::/48, 10.244.0.0/16").unwrap().detect_local;
+        let expected = ["fd00:10:244::/48", "10.244.0.0/16"].map(|cidr| cidr.parse().unwrap());
+        assert_eq!(found, DetectLocal::ClusterCidr(expected.into()));
+        for text in ["10.0.0.0/16,10.1.0.0/16", "10.0.0.0/16,fd00::/48,10.1.0.0/16"] {
+            let refusal = ranges(text).map(|_| ()).unwrap_err().join(";");
+            assert!(refusal.contains("dual-stack pair of CIDRs"), "{refusal}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A network namespace with an API server, a node and a proxy.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,10 +15,11 @@ use portolan_apiserver::{Config, Server};
 use portolan_client::{Source, connect};
 use portolan_netlink::link::{Links, Route};
 use portolan_netlink::nft::{Dump, Family, Socket, TableRef};
+use portolan_netlink::sysctl;
 use portolan_proxy::config::Settings;
 use portolan_proxy::config::load::parse;
 use portolan_proxy::{ProxyError, run_with};
-use portolan_store::{Options, Store};
+use portolan_store::{Op, Options, Store};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -33,6 +34,39 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) const NODE: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 11);
 pub(crate) const PODS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 244, 0, 5), Ipv4Addr::new(10, 244, 0, 6)];
 
+/// The same in IPv6.
+pub(crate) const NODE_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x172, 0x30, 0, 0, 0, 0, 0x11);
+pub(crate) const POD_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, 5);
+
+/// A Service that is in the store from the beginning, with a cluster IP of each family: this server
+/// allocates of one family only.
+pub(crate) const DUAL: &str = "dual";
+pub(crate) const DUAL_IPS: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(10, 96, 7, 7)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 7)),
+];
+pub(crate) const DUAL_PORT: u16 = 30077;
+
+fn dual() -> Op {
+    let value = json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": DUAL, "namespace": "default", "uid": "5e0cbe6c-8f3a-4f0a-9d8b-0a4f1c1d7e55"},
+        "spec": {
+            "type": "NodePort",
+            "clusterIP": DUAL_IPS[0],
+            "clusterIPs": DUAL_IPS,
+            "ipFamilies": ["IPv4", "IPv6"],
+            "ipFamilyPolicy": "RequireDualStack",
+            "ports": [{"port": 80, "protocol": "TCP", "targetPort": 8080, "nodePort": DUAL_PORT}],
+            "sessionAffinity": "None",
+            "externalTrafficPolicy": "Cluster",
+            "internalTrafficPolicy": "Cluster",
+        },
+    });
+    Op::Create { key: format!("/registry/core/services/default/{DUAL}"), value }
+}
+
 /// Runs `body` in a network namespace with the node's addresses; skips when none may be made.
 pub(crate) fn in_namespace<F>(test: &str, body: impl FnOnce(Fixture) -> F + Send + 'static)
 where
@@ -40,6 +74,7 @@ where
 {
     let made = std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET)?;
+        sysctl::plain_ipv6().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             addresses().await;
@@ -59,11 +94,16 @@ async fn addresses() {
     let links = Links::open().unwrap();
     links.set_up("lo").await.unwrap();
     for ip in [NODE, PODS[0], PODS[1]] {
-        links.add_address("lo", format!("{ip}/32").parse().unwrap()).await.unwrap();
+        links.add_address("lo", IpAddr::from(ip).into()).await.unwrap();
+    }
+    for ip in [NODE_V6, POD_V6] {
+        links.add_address("lo", IpAddr::from(ip).into()).await.unwrap();
     }
     // Packets to cluster IPs need a way out of the process before rules turn them.
-    let services = Route::on_link("10.96.0.0/12".parse().unwrap(), "lo").prefer(NODE.into());
-    links.add_route(&services).await.unwrap();
+    for (services, node) in [("10.96.0.0/12", NODE.into()), ("fd00:10:96::/112", NODE_V6.into())] {
+        let route = Route::on_link(services.parse().unwrap(), "lo").prefer(node);
+        links.add_route(&route).await.unwrap();
+    }
 }
 
 pub(crate) struct Fixture {
@@ -87,17 +127,27 @@ impl Fixture {
         std::fs::write(&path, kubeconfig).unwrap();
         let client = connect(Source::Kubeconfig(path)).await.unwrap();
         let mut this = Self { dir, pki, address, server: None, client };
+        this.seed().await;
         this.serve(listener).await;
+        let addresses: Vec<_> = [IpAddr::from(NODE), NODE_V6.into()]
+            .map(|address| json!({"type": "InternalIP", "address": address}))
+            .into();
         let node = json!({
             "metadata": {"name": "node-1"},
-            "status": {"addresses": [{"type": "InternalIP", "address": NODE}]},
+            "status": {"addresses": addresses},
         });
         let nodes: Api<core::Node> = Api::all(this.client.clone());
         let node: core::Node = serde_json::from_value(node).unwrap();
         nodes.create(&PostParams::default(), &node).await.unwrap();
-        let status = json!({"status": {"addresses": [{"type": "InternalIP", "address": NODE}]}});
+        let status = json!({"status": {"addresses": addresses}});
         nodes.patch_status("node-1", &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
         this
+    }
+
+    /// Writes what the server could not be asked for.
+    async fn seed(&self) {
+        let store = Store::open(&self.dir.path().join("state"), Options::default()).unwrap();
+        store.commit(vec![dual()]).await.unwrap();
     }
 
     /// The server has a thread and runtime of its own: when it stops, all of it goes, as the
@@ -162,23 +212,24 @@ impl Fixture {
         made.spec.unwrap().cluster_ip.unwrap().parse().unwrap()
     }
 
-    /// The Service's only EndpointSlice, as server-side truth: made or replaced.
+    /// The Service's only EndpointSlice of a family, as server-side truth: made or replaced.
     pub(crate) async fn endpoints(&self, service: &str, protocol: &str, ends: &[SocketAddr]) {
+        let is_v6 = ends.first().is_some_and(SocketAddr::is_ipv6);
+        let name = format!("{service}-{}", if is_v6 { "v6" } else { "v4" });
         let port = ends.first().map_or(1, SocketAddr::port);
         let endpoints: Vec<_> =
             ends.iter().map(|end| json!({"addresses": [end.ip()], "nodeName": "node-1"})).collect();
         let slice = json!({
             "metadata": {
-                "name": format!("{service}-1"),
+                "name": name,
                 "namespace": "default",
                 "labels": {"kubernetes.io/service-name": service},
             },
-            "addressType": "IPv4",
+            "addressType": if is_v6 { "IPv6" } else { "IPv4" },
             "ports": [{"name": "", "port": port, "protocol": protocol}],
             "endpoints": endpoints,
         });
         let api: Api<discovery::EndpointSlice> = Api::default_namespaced(self.client.clone());
-        let name = format!("{service}-1");
         let mut slice: discovery::EndpointSlice = serde_json::from_value(slice).unwrap();
         match api.get_opt(&name).await.unwrap() {
             None => api.create(&PostParams::default(), &slice).await.unwrap(),
@@ -201,7 +252,7 @@ impl Proxy {
     pub(crate) fn start(client: Client, more: &str) -> Self {
         let text = format!(
             "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
-             mode: nftables\nclusterCIDR: 10.244.0.0/16\n{more}"
+             mode: nftables\nclusterCIDR: 10.244.0.0/16,fd00:10:244::/48\n{more}"
         );
         let mut configuration = parse(&text).unwrap().configuration;
         configuration.set_defaults();
@@ -240,8 +291,8 @@ pub(crate) fn table() -> Option<Dump> {
 }
 
 /// A server that answers every connection with its name; its address.
-pub(crate) async fn server(ip: Ipv4Addr, name: &'static str) -> SocketAddr {
-    let listener = TcpListener::bind((ip, 8080)).await.unwrap();
+pub(crate) async fn server(ip: impl Into<IpAddr>, name: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind((ip.into(), 8080)).await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {

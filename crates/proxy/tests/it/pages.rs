@@ -37,14 +37,19 @@ fn pages_are_those_of_kube_proxy() {
         .await;
         let body: serde_json::Value = serde_json::from_str(&body).unwrap();
         assert_eq!(body["nodeEligible"], true);
-        assert_eq!(body["status"]["IPv4"]["healthy"], true);
+        for family in ["IPv4", "IPv6"] {
+            assert_eq!(body["status"][family]["healthy"], true, "{body}");
+        }
         assert_eq!(get(health, "/livez").await.unwrap().0, 200);
         assert_eq!(get(health, "/metrics").await.unwrap().0, 404);
         let metrics = "127.0.0.1:10249";
         assert_eq!(get(metrics, "/proxyMode").await.unwrap(), (200, "nftables".into()));
         assert_eq!(get(metrics, "/healthz").await.unwrap(), (200, "ok".into()));
         let (_, configz) = get(metrics, "/configz").await.unwrap();
-        assert!(configz.contains("\"clusterCIDR\":\"10.244.0.0/16\""), "{configz}");
+        assert!(
+            configz.contains("\"clusterCIDR\":\"10.244.0.0/16,fd00:10:244::/48\""),
+            "{configz}"
+        );
         let (_, text) = get(metrics, "/metrics").await.unwrap();
         for name in [
             "kubeproxy_sync_proxy_rules_duration_seconds_bucket",
@@ -53,6 +58,12 @@ fn pages_are_those_of_kube_proxy() {
             "kubeproxy_proxy_healthz_total{code=\"200\"}",
         ] {
             assert!(text.contains(name), "{name} in {text}");
+        }
+        for family in ["IPv4", "IPv6"] {
+            let line = format!(
+                "kubeproxy_sync_proxy_rules_last_timestamp_seconds{{ip_family=\"{family}\"}}"
+            );
+            assert!(text.contains(&line), "{line} in {text}");
         }
         proxy.stop().await;
     });

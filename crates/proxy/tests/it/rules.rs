@@ -2,6 +2,7 @@
 //! are flushed.
 
 use std::io::ErrorKind;
+use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1 as core;
 use kube::Api;
@@ -9,7 +10,10 @@ use kube::api::{DeleteParams, Patch, PatchParams};
 use portolan_netlink::nft::{Batch, Family, Op, Socket, TableRef};
 use serde_json::json;
 
-use crate::fixture::{NODE, PODS, ask, in_namespace, server, table, until, until_answer};
+use crate::fixture::{
+    DUAL, DUAL_IPS, DUAL_PORT, NODE, NODE_V6, POD_V6, PODS, ask, in_namespace, server, table,
+    until, until_answer,
+};
 
 fn http() -> serde_json::Value {
     json!({"ports": [{"port": 80, "targetPort": 8080}]})
@@ -38,6 +42,40 @@ fn a_service_is_reachable_through_its_cluster_ip_and_node_port() {
         .await;
         proxy.stop().await;
         assert_eq!(ask((ip, 80)).await.as_deref(), Ok("two"));
+    });
+}
+
+#[test]
+fn a_dual_stack_service_is_reachable_in_both_families_each_by_its_own_endpoints() {
+    let test = "a_dual_stack_service_is_reachable_in_both_families_each_by_its_own_endpoints";
+    in_namespace(test, async |api| {
+        let (four, six) = (server(PODS[0], "four").await, server(POD_V6, "six").await);
+        let proxy = api.proxy();
+        let ways = |family: usize, node: IpAddr| [(DUAL_IPS[family], 80), (node, DUAL_PORT)];
+        let (by_four, by_six) = (ways(0, NODE.into()), ways(1, NODE_V6.into()));
+        // Without endpoints both refuse.
+        for way in by_four.iter().chain(&by_six) {
+            until("a refusal", async || {
+                (ask(*way).await == Err(ErrorKind::ConnectionRefused)).then_some(())
+            })
+            .await;
+        }
+        api.endpoints(DUAL, "TCP", &[six]).await;
+        for way in by_six {
+            until_answer(way, "six").await;
+        }
+        // Endpoints of one family are none of the other.
+        for way in by_four {
+            assert_eq!(ask(way).await, Err(ErrorKind::ConnectionRefused));
+        }
+        api.endpoints(DUAL, "TCP", &[four]).await;
+        for way in by_four {
+            until_answer(way, "four").await;
+        }
+        for way in by_six {
+            assert_eq!(ask(way).await.as_deref(), Ok("six"));
+        }
+        proxy.stop().await;
     });
 }
 

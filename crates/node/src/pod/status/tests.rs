@@ -37,8 +37,8 @@ fn end(record: &mut Record, code: i32) {
 fn made(pod: &Pod, records: &[Record], previous: &PodStatus, now: i64) -> PodStatus {
     let facts = Facts {
         records,
-        ip: Some("10.244.0.5"),
-        host_ip: "172.30.0.11",
+        ips: Some(&"10.244.0.5,fd00:10:244::5".parse().unwrap()),
+        host_ips: &"172.30.0.11,fd00:172:30::11".parse().unwrap(),
         has_sandbox: true,
         start_time: time(1),
         is_stopped: false,
@@ -51,6 +51,18 @@ fn made(pod: &Pod, records: &[Record], previous: &PodStatus, now: i64) -> PodSta
 fn conditions(status: &PodStatus) -> BTreeMap<&str, (&str, Option<&str>)> {
     let all = status.conditions.iter().flatten();
     all.map(|one| (one.type_.as_str(), (one.status.as_str(), one.reason.as_deref()))).collect()
+}
+
+#[test]
+fn addresses_of_both_families_are_told_the_primary_first() {
+    let pod = pod("Always", &[], &["web"]);
+    let status = made(&pod, &records(&pod), &PodStatus::default(), 9);
+    assert_eq!(status.pod_ip.as_deref(), Some("10.244.0.5"));
+    let ips: Vec<_> = status.pod_ips.iter().flatten().map(|one| one.ip.as_str()).collect();
+    assert_eq!(ips, ["10.244.0.5", "fd00:10:244::5"]);
+    assert_eq!(status.host_ip.as_deref(), Some("172.30.0.11"));
+    let ips: Vec<_> = status.host_ips.iter().flatten().map(|one| one.ip.as_str()).collect();
+    assert_eq!(ips, ["172.30.0.11", "fd00:172:30::11"]);
 }
 
 #[test]

@@ -142,12 +142,10 @@ impl Worker {
         let mut previous = self.status.clone();
         let theirs = self.pod.status.as_ref().and_then(|status| status.conditions.clone());
         status::take_foreign(&mut previous, theirs.unwrap_or_default());
-        let ip = self.ip.map(|ip| ip.to_string());
-        let host_ip = self.node.options.node_ip.to_string();
         let facts = Facts {
             records: &self.records,
-            ip: ip.as_deref(),
-            host_ip: &host_ip,
+            ips: self.ips.as_ref(),
+            host_ips: &self.node.options.node_ips,
             has_sandbox: matches!(self.sandbox, SandboxState::Ready(_)),
             start_time: self.start_time,
             is_stopped: self.is_stopped,

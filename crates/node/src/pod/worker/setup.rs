@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::io;
-use std::net::IpAddr;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,6 +13,7 @@ use k8s_openapi::jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{Busy, Done, SandboxState, Worker, sooner};
+use crate::Addresses;
 use crate::network;
 use crate::node::Node;
 use crate::pod::fields::Facts;
@@ -61,11 +61,11 @@ impl Worker {
             }
         };
         let (sandbox, states) = adopted;
-        self.ip = self.earlier_ip();
-        if let Some(IpAddr::V4(ip)) = self.ip
+        self.ips = self.earlier_ips();
+        if let Some(ips) = &self.ips
             && !self.is_host_network()
         {
-            let _ = self.node.allocate(&self.uid, Some(ip)).await;
+            self.node.hold(&self.uid, ips).await;
         }
         for state in states {
             self.adopt_container(&state);
@@ -106,15 +106,17 @@ impl Worker {
         }
     }
 
-    /// The address that the pod had under an earlier agent.
-    fn earlier_ip(&self) -> Option<IpAddr> {
+    /// The addresses that the pod had under an earlier agent.
+    fn earlier_ips(&self) -> Option<Addresses> {
         if self.is_host_network() {
-            return Some(self.node.options.node_ip);
+            return Some(self.node.options.node_ips);
         }
         let written = fs::read_to_string(self.directory.join("ip")).ok();
         let written = written.and_then(|text| text.trim().parse().ok());
-        let reported = self.pod.status.as_ref().and_then(|status| status.pod_ip.as_ref());
-        written.or_else(|| reported.and_then(|ip| ip.parse().ok()))
+        let reported = self.pod.status.as_ref().and_then(|status| status.pod_ips.as_ref());
+        let reported =
+            || Addresses::of(reported?.iter().filter_map(|one| one.ip.parse().ok())).ok();
+        written.or_else(reported)
     }
 
     /// Makes a sandbox if there is none.
@@ -136,10 +138,7 @@ impl Worker {
                 record.state = State::Waiting { reason, message: None };
             }
         }
-        let before = match self.earlier_ip() {
-            Some(IpAddr::V4(ip)) => Some(ip),
-            _ => None,
-        };
+        let before = self.earlier_ips();
         let node = self.node.clone();
         let pod = self.pod.clone();
         let directory = self.directory.clone();
@@ -153,10 +152,10 @@ impl Worker {
         });
     }
 
-    pub(super) fn sandbox_made(&mut self, result: Result<(Arc<Sandbox>, IpAddr), String>) {
+    pub(super) fn sandbox_made(&mut self, result: Result<(Arc<Sandbox>, Addresses), String>) {
         match result {
-            Ok((sandbox, ip)) => {
-                self.ip = Some(ip);
+            Ok((sandbox, ips)) => {
+                self.ips = Some(ips);
                 self.sandbox_failures = 0;
                 self.take(sandbox);
             }
@@ -260,8 +259,8 @@ impl Worker {
 
     pub(super) fn facts(&self) -> Facts {
         Facts {
-            pod_ip: self.ip.map(|ip| ip.to_string()).unwrap_or_default(),
-            host_ip: self.node.options.node_ip.to_string(),
+            pod_ips: self.ips,
+            host_ips: Some(self.node.options.node_ips),
             node_name: self.node.options.name.clone(),
             allocatable: self.node.allocatable.clone(),
         }
@@ -281,20 +280,20 @@ async fn make(
     pod: &Pod,
     directory: &Path,
     uid: &str,
-    before: Option<std::net::Ipv4Addr>,
-) -> Result<(Arc<Sandbox>, IpAddr), String> {
+    before: Option<Addresses>,
+) -> Result<(Arc<Sandbox>, Addresses), String> {
     let told = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
     let spec = pod.spec.clone().unwrap_or_default();
     let shared = spec.host_network.unwrap_or(false);
     directories(directory, &spec).map_err(told("make the pod's directory"))?;
-    let ip = if shared {
-        node.options.node_ip
+    let ips = if shared {
+        node.options.node_ips
     } else {
         let allocated = node.allocate(uid, before).await;
-        allocated.ok_or("no address is free in the node's podCIDR")?
+        allocated.ok_or("no address is free in the node's podCIDRs")?
     };
-    fs::write(directory.join("ip"), ip.to_string()).map_err(told("record the address"))?;
-    managed_files(node, pod, directory, ip).map_err(told("write the pod's files"))?;
+    fs::write(directory.join("ip"), ips.to_string()).map_err(told("record the addresses"))?;
+    managed_files(node, pod, directory, &ips).map_err(told("write the pod's files"))?;
     let name = hostname(pod);
     let sysctls = spec.security_context.as_ref().and_then(|context| context.sysctls.clone());
     let mut settings = Vec::new();
@@ -317,13 +316,13 @@ async fn make(
     let connected = async {
         if !shared {
             let interface = network::interface(uid);
-            let connected = node.network.connect(sandbox.netns(), &interface, ip).await;
+            let connected = node.network.connect(sandbox.netns(), &interface, &ips).await;
             connected.map_err(|error| error.to_string())?;
         }
         sandbox.ready().await.map_err(told("set the pod's namespaces up"))
     };
     match connected.await {
-        Ok(_) => Ok((Arc::new(sandbox), ip)),
+        Ok(_) => Ok((Arc::new(sandbox), ips)),
         Err(error) => {
             sandbox.stop().await;
             Err(error)
@@ -345,7 +344,7 @@ fn directories(directory: &Path, spec: &k8s_openapi::api::core::v1::PodSpec) -> 
 }
 
 /// /etc/hosts, /etc/resolv.conf, /etc/hostname.
-fn managed_files(node: &Node, pod: &Pod, directory: &Path, ip: IpAddr) -> io::Result<()> {
+fn managed_files(node: &Node, pod: &Pod, directory: &Path, ips: &Addresses) -> io::Result<()> {
     let spec = pod.spec.clone().unwrap_or_default();
     let etc = directory.join("etc");
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
@@ -359,7 +358,7 @@ fn managed_files(node: &Node, pod: &Pod, directory: &Path, ip: IpAddr) -> io::Re
         let domain = &node.options.cluster_domain;
         let domain = subdomain.map(|sub| format!("{name}.{sub}.{namespace}.svc.{domain}"));
         let names = Names { hostname: &name, domain: domain.as_deref() };
-        hosts::hosts(&ip.to_string(), names, aliases)
+        hosts::hosts(ips, names, aliases)
     };
     fs::write(etc.join("hosts"), hosts)?;
     let server = node.options.cluster_dns.map(|ip| ip.to_string());

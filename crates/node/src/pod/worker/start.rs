@@ -98,7 +98,7 @@ impl Worker {
             container,
             references: self.references.clone(),
             facts: self.facts(),
-            ip: self.ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            ip: self.ips.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |ips| ips.primary()),
             attempt,
             id: record.id.clone().unwrap_or_default(),
             sandbox: sandbox.clone(),
@@ -264,7 +264,7 @@ impl Worker {
             runtime: self.node.runtime.clone(),
             pod: self.key.clone(),
             container: self.container(index)?.clone(),
-            ip: self.ip?,
+            ip: self.ips?.primary(),
         })
     }
 
