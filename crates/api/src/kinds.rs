@@ -375,6 +375,26 @@ static KINDS: &[Kind] = &[
         schema: "io.k8s.api.events.v1.Event",
         ..kind("events.k8s.io", "v1", "Event")
     },
+    Kind {
+        list_kind: "IPAddressList",
+        plural: "ipaddresses",
+        singular: "ipaddress",
+        short_names: &["ip"],
+        scope: Scope::Cluster,
+        storage: at("networking.k8s.io", "ipaddresses"),
+        schema: "io.k8s.api.networking.v1.IPAddress",
+        ..kind("networking.k8s.io", "v1", "IPAddress")
+    },
+    Kind {
+        list_kind: "ServiceCIDRList",
+        plural: "servicecidrs",
+        singular: "servicecidr",
+        scope: Scope::Cluster,
+        subresources: &[Subresource::Status],
+        storage: at("networking.k8s.io", "servicecidrs"),
+        schema: "io.k8s.api.networking.v1.ServiceCIDR",
+        ..kind("networking.k8s.io", "v1", "ServiceCIDR")
+    },
 ];
 
 #[cfg(test)]

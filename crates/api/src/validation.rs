@@ -9,6 +9,7 @@ mod container;
 mod endpoints;
 mod formats;
 mod metadata;
+mod networking;
 mod node;
 mod pod;
 mod probe;
@@ -29,7 +30,7 @@ use crate::kinds::{Kind, Subresource};
 pub fn validate_create(kind: &Kind, object: &Value) -> Vec<Cause> {
     let mut causes = Causes::default();
     metadata::validate(&mut causes, kind, object);
-    validate(&mut causes, kind, object);
+    validate(&mut causes, kind, object, None);
     causes.into_inner()
 }
 
@@ -46,16 +47,23 @@ pub fn validate_update(
         None => {
             update(&mut causes, kind, new, old);
             metadata::validate(&mut causes, kind, new);
-            validate(&mut causes, kind, new);
+            validate(&mut causes, kind, new, Some(old));
         }
         Some(Subresource::Status) => {
             if (kind.group, kind.kind) == ("", "Service") {
-                service::validate_status(&mut causes, new);
+                service::validate_status(&mut causes, new, old);
             }
         }
         Some(Subresource::Scale) => workloads::replicas(&mut causes, &new["spec"]),
         Some(_) => {}
     }
+    causes.into_inner()
+}
+
+/// What is wrong with a Service's addresses, families and policy, before anything is allocated.
+pub(crate) fn service_addresses(service: &Value, old: Option<&Value>) -> Vec<Cause> {
+    let mut causes = Causes::default();
+    service::addresses(&mut causes, &service["spec"], old);
     causes.into_inner()
 }
 
@@ -73,9 +81,10 @@ pub fn validate_binding(binding: &Value) -> Vec<Cause> {
     causes.into_inner()
 }
 
-fn validate(causes: &mut Causes, kind: &Kind, object: &Value) {
+/// `old` is there on updates: what was stored already is not refused by a rule that came later.
+fn validate(causes: &mut Causes, kind: &Kind, object: &Value, old: Option<&Value>) {
     match (kind.group, kind.kind) {
-        ("", "Service") => service::validate(causes, object),
+        ("", "Service") => service::validate(causes, object, old),
         ("", "Pod") => pod::validate(causes, object),
         ("", "ConfigMap") => config::config_map(causes, object),
         ("", "Secret") => config::secret(causes, object),
@@ -88,6 +97,8 @@ fn validate(causes: &mut Causes, kind: &Kind, object: &Value) {
         ("apps", "DaemonSet") => workloads::daemon_set(causes, object),
         ("discovery.k8s.io", "EndpointSlice") => endpoints::slice(causes, object),
         ("coordination.k8s.io", "Lease") => lease(causes, object),
+        ("networking.k8s.io", "IPAddress") => networking::ip_address(causes, object),
+        ("networking.k8s.io", "ServiceCIDR") => networking::service_cidr(causes, object),
         _ => {}
     }
 }
@@ -104,6 +115,8 @@ fn update(causes: &mut Causes, kind: &Kind, new: &Value, old: &Value) {
         ("discovery.k8s.io", "EndpointSlice") => {
             causes.immutable(&Path::new("addressType"), &new["addressType"], &old["addressType"]);
         }
+        ("networking.k8s.io", "IPAddress") => networking::ip_address_update(causes, new, old),
+        ("networking.k8s.io", "ServiceCIDR") => networking::service_cidr_update(causes, new, old),
         _ => {}
     }
 }

@@ -1,5 +1,7 @@
 //! The server's metrics, under upstream's names.
 
+mod allocation;
+
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 use std::time::Duration;
@@ -14,6 +16,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+pub(crate) use self::allocation::{AllocationMetrics, Scope};
 use crate::discovery::subresource_name;
 use crate::request::{Route, Verb};
 use crate::respond;
@@ -93,6 +96,7 @@ pub(crate) struct Metrics {
     requests: Family<RequestLabels, Counter>,
     durations: Family<DurationLabels, Histogram>,
     connections: Gauge<i64, AtomicI64>,
+    allocation: AllocationMetrics,
 }
 
 impl Metrics {
@@ -118,7 +122,13 @@ impl Metrics {
             "TLS connections that are open",
             connections.clone(),
         );
-        Metrics { registry: Mutex::new(registry), requests, durations, connections }
+        let allocation = AllocationMetrics::new(&mut registry);
+        Metrics { registry: Mutex::new(registry), requests, durations, connections, allocation }
+    }
+
+    /// Those that the allocators keep.
+    pub(crate) fn allocation(&self) -> AllocationMetrics {
+        self.allocation.clone()
     }
 
     pub(crate) fn observe(&self, labels: &RequestLabels, took: Duration) {

@@ -89,6 +89,7 @@ static OVERLAYS: &[Overlay] = &[
     merge("core.v1.ServiceAccount", "secrets", NAME),
     merge("core.v1.ServiceSpec", "ports", SERVICE_PORT),
     merge("core.v1.ServiceStatus", "conditions", TYPE),
+    merge("networking.v1.ServiceCIDRStatus", "conditions", TYPE),
 ];
 
 /// The overlay of a field, by the full name of its struct.

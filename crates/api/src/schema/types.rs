@@ -7,7 +7,8 @@ use std::sync::OnceLock;
 use k8s_openapi::api::{
     apps::v1 as apps, authentication::v1 as authentication, authorization::v1 as authorization,
     autoscaling::v1 as autoscaling, coordination::v1 as coordination, core::v1 as core,
-    discovery::v1 as discovery, events::v1 as events, policy::v1 as policy,
+    discovery::v1 as discovery, events::v1 as events, networking::v1 as networking,
+    policy::v1 as policy,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use schemars::SchemaGenerator;
@@ -217,4 +218,8 @@ pub(super) static ROOTS: &[((&str, &str), &[Register])] = &[
     (("coordination.k8s.io", "v1"), &[register::<coordination::Lease>]),
     (("discovery.k8s.io", "v1"), &[register::<discovery::EndpointSlice>]),
     (("events.k8s.io", "v1"), &[register::<events::Event>]),
+    (
+        ("networking.k8s.io", "v1"),
+        &[register::<networking::IPAddress>, register::<networking::ServiceCIDR>],
+    ),
 ];

@@ -38,6 +38,7 @@ pub(super) fn validate(causes: &mut Causes, kind: &Kind, object: &Value) {
 fn names(causes: &mut Causes, path: &Path<'_>, kind: &Kind, metadata: &Value) {
     let format = match kind.kind {
         "Service" | "Namespace" | "StatefulSet" => formats::dns_label,
+        "IPAddress" => formats::canonical_ip,
         _ => formats::dns_subdomain,
     };
     let prefix = metadata.text("generateName");

@@ -4,10 +4,12 @@
 #![expect(clippy::print_stdout, reason = "skipped tests say so")]
 
 mod bad_input;
+mod cases;
 mod delete;
 mod kubectl;
 mod nodes;
 mod objects;
+mod service_cidrs;
 mod services;
 mod support;
 mod tls;

@@ -210,7 +210,7 @@ impl Lab {
         let server = Server::new(portolan_apiserver::Config {
             store,
             pki,
-            service_cidr: config.service_cidr,
+            service_cidrs: vec![config.service_cidr.into()],
             node_port_range: config.node_ports.first..=config.node_ports.last,
             advertise: inside,
         })
