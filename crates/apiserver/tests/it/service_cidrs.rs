@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use portolan_store::{Op, Store, Stored};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::support::*;
 
@@ -232,6 +234,110 @@ async fn a_restart_knows_what_is_taken() {
     t.post(SERVICES, service("a", with_ip("10.97.0.3"))).await.ok();
     t.delete(&format!("{SERVICES}/web")).await.ok();
     t.post(SERVICES, service("b", with_ip("10.96.0.9"))).await.ok();
+}
+
+/// Changes the file of a server that is not running, as another version or a mishap might.
+async fn tamper(dir: &TempDir, ops: impl FnOnce(&Store) -> Vec<Op>) {
+    let store = open(dir).await;
+    let ops = ops(&store);
+    store.commit(ops).await.unwrap();
+}
+
+fn service_key(name: &str) -> String {
+    format!("/registry/core/services/default/{name}")
+}
+
+fn update(store: &Store, key: String, change: impl FnOnce(&mut Value)) -> Op {
+    let stored = store.get(&key).unwrap();
+    let mut value = (*stored.value).clone();
+    change(&mut value);
+    Op::Update { key, expected: stored.revision, value }
+}
+
+#[tokio::test]
+async fn a_store_without_address_objects_gets_them() {
+    let t = start().await;
+    t.post(SERVICES, service("web", with_ip("10.96.0.9"))).await.ok();
+    let Fixture { server, dir, .. } = t;
+    drop(server);
+    tamper(&dir, |store| {
+        let page = store.list("/registry/networking.k8s.io/ipaddresses/", Default::default());
+        let items = page.unwrap().items;
+        assert_eq!(items.len(), 2);
+        let delete = |s: &Stored| Op::Delete { key: s.key.to_string(), expected: s.revision };
+        items.iter().map(delete).collect()
+    })
+    .await;
+    let t = start_again(dir).await;
+    // Before it has its object, the address is known to be taken.
+    assert_eq!(t.post(SERVICES, service("thief", with_ip("10.96.0.9"))).await.code, 422);
+    for ip in ["10.96.0.1", "10.96.0.9"] {
+        until("made", &t, &address(ip), |a| a.code == 200).await;
+    }
+}
+
+#[tokio::test]
+async fn what_only_the_owner_can_mend_is_told() {
+    let t = start().await;
+    let node_port =
+        |port: u64| json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": port}]});
+    for (name, port) in [("a", 30001), ("b", 30002), ("c", 30003)] {
+        t.post(SERVICES, service(name, node_port(port))).await.ok();
+    }
+    let Fixture { server, dir, .. } = t;
+    drop(server);
+    tamper(&dir, |store| {
+        let a = store.get(&service_key("a")).unwrap().value["spec"].clone();
+        let twin = update(store, service_key("b"), |service| service["spec"] = a);
+        let lost = update(store, service_key("c"), |service| {
+            service["spec"]["clusterIP"] = "192.168.0.1".into();
+            service["spec"]["clusterIPs"] = json!(["192.168.0.1"]);
+            service["spec"]["ports"][0]["nodePort"] = 29999.into();
+        });
+        vec![twin, lost]
+    })
+    .await;
+    let t = start_again(dir).await;
+    for reason in [
+        "ClusterIPAlreadyAllocated",
+        "ClusterIPOutOfRange",
+        "PortAlreadyAllocated",
+        "PortOutOfRange",
+    ] {
+        assert!(has_event(&t, reason).await, "{reason}");
+    }
+    // The twin's deletion does not take the address from its owner.
+    let ip = t.get(&format!("{SERVICES}/a")).await.ok()["spec"]["clusterIP"].clone();
+    t.delete(&format!("{SERVICES}/b")).await.ok();
+    let kept = t.get(&address(ip.as_str().unwrap())).await.ok();
+    assert_eq!(kept["spec"]["parentRef"]["name"], "a");
+    assert_eq!(t.post(SERVICES, service("new", with_ip(ip.as_str().unwrap()))).await.code, 422);
+}
+
+#[tokio::test]
+async fn a_second_family_comes_with_the_configuration() {
+    let t = start().await;
+    let required = || json!({"ipFamilyPolicy": "RequireDualStack", "ports": [{"port": 80}]});
+    t.post(
+        SERVICES,
+        service("old", json!({"ipFamilyPolicy": "PreferDualStack", "ports": [{"port": 80}]})),
+    )
+    .await
+    .ok();
+    assert_eq!(t.post(SERVICES, service("web", required())).await.code, 422);
+    let Fixture { server, dir, .. } = t;
+    drop(server);
+    drop(open(&dir).await);
+    let t = start_on(dir, &["10.96.0.0/24", "fd00::/112"]).await;
+    let default = t.get(&format!("{CIDRS}/kubernetes")).await.ok();
+    assert_eq!(default["spec"]["cidrs"], json!(["10.96.0.0/24", "fd00::/112"]));
+    let web = t.post(SERVICES, service("web", required())).await.ok();
+    assert_eq!(web["spec"]["clusterIPs"].as_array().unwrap().len(), 2);
+    // One that only prefers two does not follow the cluster by itself.
+    let uri = format!("{SERVICES}/old");
+    let patched =
+        t.patch(&uri, "merge-patch", json!({"metadata": {"labels": {"a": "b"}}})).await.ok();
+    assert_eq!(patched["spec"]["ipFamilies"], json!(["IPv4"]));
 }
 
 #[tokio::test]

@@ -53,14 +53,22 @@ async fn start_with(dir: TempDir, options: Options) -> Fixture {
     start_with_cidrs(dir, options, &["10.96.0.0/24"]).await
 }
 
-/// A server on the state of one that was dropped; its last tasks may hold the file for a moment.
+/// A server on the state of one that was dropped.
 pub(crate) async fn start_again(dir: TempDir) -> Fixture {
+    drop(open(&dir).await);
+    start_in(dir).await
+}
+
+/// The store of a server that was dropped; its last tasks may hold the file for a moment.
+pub(crate) async fn open(dir: &TempDir) -> Store {
     let start = std::time::Instant::now();
-    while Store::open(&dir.path().join("state"), Options::default()).is_err() {
-        assert!(start.elapsed() < PATIENCE, "the file stays open");
+    loop {
+        match Store::open(&dir.path().join("state"), Options::default()) {
+            Ok(store) => return store,
+            Err(error) => assert!(start.elapsed() < PATIENCE, "the file stays open: {error}"),
+        }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    start_in(dir).await
 }
 
 /// Why a server with these service CIDRs does not start.
