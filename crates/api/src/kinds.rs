@@ -321,7 +321,9 @@ static KINDS: &[Kind] = kinds! {
     "networking.k8s.io" "v1" in "io.k8s.api.networking.v1" at "networking.k8s.io" {
         "IngressClass" "ingressclasses" "ingressclass" { scope: Scope::Cluster }
         "Ingress" "ingresses" "ingress" { short_names: &["ing"], subresources: STATUS }
+        "IPAddress" "ipaddresses" "ipaddress" { short_names: &["ip"], scope: Scope::Cluster }
         "NetworkPolicy" "networkpolicies" "networkpolicy" { short_names: &["netpol"] }
+        "ServiceCIDR" "servicecidrs" "servicecidr" { scope: Scope::Cluster, subresources: STATUS }
     }
     "policy" "v1" in "io.k8s.api.policy.v1" at "policy" {
         "PodDisruptionBudget" "poddisruptionbudgets" "poddisruptionbudget" {

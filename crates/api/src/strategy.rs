@@ -5,7 +5,7 @@
 //! check, defaults, this, allocation, validation.
 
 mod job;
-mod service;
+pub mod service;
 
 use serde_json::{Value, json};
 
@@ -19,10 +19,8 @@ pub fn prepare_for_create(kind: &Kind, object: &mut Value) {
             let qos = qos_class(&object["spec"]);
             object.set("status", json!({ "phase": "Pending", "qosClass": qos }));
         }
-        ("", "Service") => {
-            object.set("status", json!({ "loadBalancer": {} }));
-            service::normalize_cluster_ips(object, None);
-        }
+        ("", "Service") => service::prepare_for_create(object),
+        ("networking.k8s.io", "ServiceCIDR") => object.set("status", empty()),
         ("", "Namespace") => {
             object.set("status", json!({ "phase": "Active" }));
             if let Some(spec) = object.object_mut("spec") {
@@ -241,15 +239,9 @@ fn qos_class(spec: &Value) -> &'static str {
     }
 }
 
-/// Warnings that upstream sends in a `Warning: 299` header for this object.
+/// Warnings that upstream sends in a `Warning: 299` header when this object is written.
 pub fn warnings(kind: &Kind, object: &Value) -> Vec<String> {
     match (kind.group, kind.kind) {
-        ("", "Endpoints") => {
-            vec![
-                "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"
-                    .into(),
-            ]
-        }
         ("", "Service") => service::warnings(object),
         ("networking.k8s.io", "Ingress")
             if object["metadata"]["annotations"].has("kubernetes.io/ingress.class") =>

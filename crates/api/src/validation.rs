@@ -3,6 +3,7 @@
 //! Objects come in checked by the schema, defaulted, and with their allocated values. All mistakes
 //! are reported, in the order of upstream where clients can see it.
 
+mod addresses;
 mod autoscaling;
 mod batch;
 mod causes;
@@ -43,7 +44,7 @@ pub fn validate_create(kind: &Kind, object: &Value) -> Vec<Cause> {
         ("networking.k8s.io", "Ingress") => networking::ingress_create(&mut causes, object),
         _ => {}
     }
-    validate(&mut causes, kind, object);
+    validate(&mut causes, kind, object, None);
     causes.into_inner()
 }
 
@@ -60,11 +61,11 @@ pub fn validate_update(
         None => {
             update(&mut causes, kind, new, old);
             metadata::validate(&mut causes, kind, new);
-            validate(&mut causes, kind, new);
+            validate(&mut causes, kind, new, Some(old));
         }
         Some(part @ (Subresource::Status | Subresource::Approval)) => {
             match (kind.group, kind.kind) {
-                ("", "Service") => service::validate_status(&mut causes, new),
+                ("", "Service") => service::validate_status(&mut causes, new, old),
                 ("networking.k8s.io", "Ingress") => networking::ingress_status(&mut causes, new),
                 ("policy", "PodDisruptionBudget") => policy::budget_status(&mut causes, new),
                 ("certificates.k8s.io", "CertificateSigningRequest") => {
@@ -77,6 +78,13 @@ pub fn validate_update(
         Some(Subresource::Scale) => workloads::replicas(&mut causes, &new["spec"]),
         Some(_) => {}
     }
+    causes.into_inner()
+}
+
+/// What is wrong with a Service's addresses, families and policy, before anything is allocated.
+pub(crate) fn service_addresses(service: &Value, old: Option<&Value>) -> Vec<Cause> {
+    let mut causes = Causes::default();
+    service::addresses(&mut causes, &service["spec"], old);
     causes.into_inner()
 }
 
@@ -94,9 +102,10 @@ pub fn validate_binding(binding: &Value) -> Vec<Cause> {
     causes.into_inner()
 }
 
-fn validate(causes: &mut Causes, kind: &Kind, object: &Value) {
+/// `old` is there on updates: what was stored already is not refused by a rule that came later.
+fn validate(causes: &mut Causes, kind: &Kind, object: &Value, old: Option<&Value>) {
     match (kind.group, kind.kind) {
-        ("", "Service") => service::validate(causes, object),
+        ("", "Service") => service::validate(causes, object, old),
         ("", "Pod") => pod::validate(causes, object),
         ("", "ConfigMap") => config::config_map(causes, object),
         ("", "Secret") => config::secret(causes, object),
@@ -135,6 +144,8 @@ fn validate(causes: &mut Causes, kind: &Kind, object: &Value) {
         ("storage.k8s.io", "CSINode") => storage::csi_node(causes, object),
         ("storage.k8s.io", "VolumeAttachment") => storage::volume_attachment(causes, object),
         ("coordination.k8s.io", "Lease") => lease(causes, object),
+        ("networking.k8s.io", "IPAddress") => addresses::ip_address(causes, object),
+        ("networking.k8s.io", "ServiceCIDR") => addresses::service_cidr(causes, object),
         _ => {}
     }
 }
@@ -168,6 +179,8 @@ fn update(causes: &mut Causes, kind: &Kind, new: &Value, old: &Value) {
         ("storage.k8s.io", "VolumeAttachment") => {
             storage::volume_attachment_update(causes, new, old);
         }
+        ("networking.k8s.io", "IPAddress") => addresses::ip_address_update(causes, new, old),
+        ("networking.k8s.io", "ServiceCIDR") => addresses::service_cidr_update(causes, new, old),
         _ => {}
     }
 }

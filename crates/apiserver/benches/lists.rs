@@ -37,7 +37,7 @@ async fn main() -> Result<(), Failure> {
     let server = Server::new(Config {
         store: Store::open(&dir.path().join("state"), Options::default())?,
         pki: pki.clone(),
-        service_cidr: "10.96.0.0/12".parse()?,
+        service_cidrs: vec!["10.96.0.0/12".parse()?],
         node_port_range: 30000..=32767,
         advertise: "172.30.0.1:6443".parse()?,
     })

@@ -26,6 +26,7 @@ mod protobuf;
 mod query;
 mod random;
 mod registry;
+mod repair;
 mod request;
 mod respond;
 mod selector;

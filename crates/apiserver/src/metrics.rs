@@ -1,5 +1,6 @@
 //! The server's metrics, under upstream's names (`apiserver/pkg/endpoints/metrics`, `storage/etcd3/metrics`).
 
+mod allocation;
 mod labels;
 mod process;
 
@@ -24,6 +25,7 @@ use crate::respond;
 use crate::server::Body;
 use crate::status::{Result, Status};
 
+pub(crate) use self::allocation::{AllocationMetrics, Scope};
 pub(crate) use self::labels::RequestLabels;
 
 type Number = Gauge<i64, AtomicI64>;
@@ -80,12 +82,15 @@ pub(crate) struct Metrics {
     objects: Family<ObjectLabels, Number>,
     storage_objects: Family<StorageLabels, Number>,
     connections: Number,
+    allocation: AllocationMetrics,
 }
 
 impl Metrics {
     pub(crate) fn new() -> Metrics {
+        let mut registry = Registry::default();
         let metrics = Metrics {
-            registry: Mutex::default(),
+            allocation: AllocationMetrics::new(&mut registry),
+            registry: Mutex::new(registry),
             requests: Family::default(),
             terminations: Family::default(),
             durations: Family::new_with_constructor(|| Histogram::new(DURATIONS)),
@@ -172,6 +177,11 @@ impl Metrics {
             "A metric with a constant '1' value labeled by the version of the API and of the build",
             build,
         );
+    }
+
+    /// Those that the allocators keep.
+    pub(crate) fn allocation(&self) -> AllocationMetrics {
+        self.allocation.clone()
     }
 
     /// Counts an answered request; `took` for those that do not last by design.

@@ -32,7 +32,7 @@ use serde_json::Value;
 
 use crate::encode::LineCache;
 use crate::query::DryRun;
-use crate::services::ServiceAllocator;
+use crate::services::{Claim, ServiceAllocator};
 use crate::status::{Result, Status, Subject};
 
 /// All objects, and what their kinds need beside the store.
@@ -131,9 +131,66 @@ impl Registry {
     }
 
     async fn commit_op(&self, target: &Target, op: Op) -> Result<Stored> {
-        let mut stored = self.store.commit(vec![op]).await.map_err(|e| store_status(target, &e))?;
-        stored.pop().ok_or_else(|| Status::internal("the store answered a commit with nothing"))
+        first(target, self.store.commit(vec![op]).await)
     }
+
+    /// As [`commit_one`](Self::commit_one), together with what the claim writes.
+    async fn commit_claimed(
+        &self,
+        target: &Target,
+        current: Option<&Stored>,
+        value: Value,
+        dry_run: DryRun,
+        claim: Claim,
+    ) -> Result<Stored> {
+        if dry_run == DryRun::All || claim.is_nothing() {
+            return self.commit_one(target, current, value, dry_run).await;
+        }
+        let mut claim = claim;
+        let more = claim.operations(&self.store, &value)?;
+        let key = target.key();
+        let op = match current {
+            None => Op::Create { key, value },
+            Some(current) => Op::Update { key, expected: current.revision, value },
+        };
+        self.commit_with(target, op, more, claim).await
+    }
+
+    /// Removes an object, and with it what it held beside its key.
+    async fn commit_removal(&self, target: &Target, current: &Stored) -> Result<Stored> {
+        let op = Op::Delete { key: target.key(), expected: current.revision };
+        let mut claim = self.services.end(target.kind, &current.value);
+        if claim.is_nothing() {
+            return self.commit_op(target, op).await;
+        }
+        let more = claim.operations(&self.store, &current.value)?;
+        self.commit_with(target, op, more, claim).await
+    }
+
+    /// A transaction that has been queued happens, also when the client goes away: what it means for the claim is
+    /// settled by a task that nobody can cancel.
+    async fn commit_with(
+        &self,
+        target: &Target,
+        op: Op,
+        more: Vec<Op>,
+        claim: Claim,
+    ) -> Result<Stored> {
+        let store = self.store.clone();
+        let task = tokio::spawn(async move {
+            let outcome = store.commit(std::iter::once(op).chain(more).collect()).await;
+            claim.finish(&outcome);
+            outcome
+        });
+        first(target, task.await.map_err(Status::internal)?)
+    }
+}
+
+/// What became of the first operation of a transaction.
+fn first(target: &Target, outcome: Result<Vec<Stored>, StoreError>) -> Result<Stored> {
+    let stored = outcome.map_err(|e| store_status(target, &e))?;
+    let first = stored.into_iter().next();
+    first.ok_or_else(|| Status::internal("the store answered a commit with nothing"))
 }
 
 /// Whether a failed write was a lost race, so that trying again from a fresh read makes sense.
@@ -143,9 +200,12 @@ fn is_race(status: &Status) -> bool {
 
 fn store_status(target: &Target, error: &StoreError) -> Status {
     match error {
-        StoreError::Exists { .. } => Status::already_exists(target.subject(), &target.name),
-        // Somebody deleted it between the read and the write: upstream reports that as a conflict, too.
-        StoreError::NotFound { .. } | StoreError::Conflict { .. } => {
+        StoreError::Exists { key } if *key == target.key() => {
+            Status::already_exists(target.subject(), &target.name)
+        }
+        // Somebody deleted it between the read and the write: upstream reports that as a conflict, too. An address
+        // that came or went with the same transaction is a lost race as well.
+        StoreError::Exists { .. } | StoreError::NotFound { .. } | StoreError::Conflict { .. } => {
             Status::modified(target.subject(), &target.name)
         }
         other => other.into(),

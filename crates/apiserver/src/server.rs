@@ -15,7 +15,8 @@ use futures::future::BoxFuture;
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
+use portolan_api::alloc::Family;
 use portolan_store::Store;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +27,7 @@ use crate::nodes::NodeClient;
 use crate::openapi::Documents;
 use crate::pki::Pki;
 use crate::registry::Registry;
+use crate::repair;
 use crate::services::ServiceAllocator;
 use crate::{Error, UserInfo};
 
@@ -52,8 +54,9 @@ pub struct Config {
     pub store: Store,
     /// The authority that signs client certificates; the server issues its own certificates from it.
     pub pki: Arc<Pki>,
-    /// Cluster IPs come from here; the first address is that of the Service default/kubernetes. Default 10.96.0.0/12.
-    pub service_cidr: Ipv4Net,
+    /// Cluster IPs come from here: one range, or one of each family, the primary one first. The first address of the
+    /// primary one is that of the Service default/kubernetes. Default 10.96.0.0/12.
+    pub service_cidrs: Vec<IpNet>,
     /// Node ports come from here. Default 30000-32767.
     pub node_port_range: RangeInclusive<u16>,
     /// Where nodes and pods reach this server: the endpoint of default/kubernetes. Never loopback.
@@ -67,7 +70,7 @@ pub struct Server {
 }
 
 pub(crate) struct Inner {
-    config: Config,
+    pub(crate) config: Config,
     pub(crate) registry: Arc<Registry>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) limits: Limits,
@@ -91,13 +94,20 @@ impl Server {
             // Pods could not reach it, and Endpoints may not hold it.
             return Err(Error::Config(format!("{address} is no address to advertise")));
         }
-        let services = ServiceAllocator::new(config.service_cidr, config.node_port_range.clone());
+        check_service_cidrs(&config.service_cidrs)?;
+        let metrics = Arc::new(Metrics::new());
+        let services = ServiceAllocator::new(
+            config.store.clone(),
+            &config.service_cidrs,
+            config.node_port_range.clone(),
+            metrics.allocation(),
+        );
         let registry = Arc::new(Registry::new(config.store.clone(), services));
         let nodes = NodeClient::new(&config.pki)?;
         let inner = Arc::new(Inner {
             config,
             registry,
-            metrics: Arc::new(Metrics::new()),
+            metrics,
             limits: Limits::default(),
             nodes,
             documents: Documents::default(),
@@ -106,6 +116,7 @@ impl Server {
         inner.bootstrap().await?;
         tokio::spawn(events::expire_events(Arc::downgrade(&inner)));
         tokio::spawn(bootstrap::keep_default_service(Arc::downgrade(&inner)));
+        tokio::spawn(repair::run(Arc::downgrade(&inner)));
         Ok(Server { inner })
     }
 
@@ -126,6 +137,30 @@ impl Server {
     ) -> Result<(), Error> {
         tls::serve(&self.inner, listeners, shutdown).await
     }
+}
+
+/// One range, or one of each family; a range of IPv6 no wider than upstream allocates from.
+fn check_service_cidrs(cidrs: &[IpNet]) -> Result<(), Error> {
+    let refuse = |why: String| Err(Error::Config(format!("service CIDRs: {why}")));
+    match cidrs {
+        [] => return refuse("at least one is needed".into()),
+        [_] => {}
+        [first, second] if Family::of_net(*first) != Family::of_net(*second) => {}
+        [_, _] => return refuse("two must be of different families".into()),
+        more => return refuse(format!("{} are too many, there are two families", more.len())),
+    }
+    for cidr in cidrs {
+        if cidr.trunc() != *cidr {
+            return refuse(format!("{cidr} has bits set beyond the prefix length"));
+        }
+        if cidr.max_prefix_len() - cidr.prefix_len() < 2 {
+            return refuse(format!("{cidr} is too small to allocate from"));
+        }
+        if matches!(cidr, IpNet::V6(_)) && cidr.prefix_len() < 64 {
+            return refuse(format!("{cidr} is wider than /64"));
+        }
+    }
+    Ok(())
 }
 
 impl Inner {

@@ -47,6 +47,11 @@ pub(super) const INGRESS_CLASS: &[Column] = &[
 
 pub(super) const NETWORK_POLICY: &[Column] =
     &[NAME, text("Pod-Selector", "Which pods the policy is for."), AGE];
+pub(super) const IP_ADDRESS: &[Column] =
+    &[NAME, text("ParentRef", "What the address belongs to."), AGE];
+
+pub(super) const SERVICE_CIDR: &[Column] =
+    &[NAME, text("CIDRs", "Ranges that cluster IPs are taken from."), AGE];
 
 pub(super) fn service(service: &Value, now: jiff::Timestamp) -> Vec<Value> {
     let spec = &service["spec"];
@@ -198,6 +203,23 @@ pub(super) fn network_policy(policy: &Value, now: jiff::Timestamp) -> Vec<Value>
 
 fn host_port(ip: &str, port: i64) -> String {
     if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") }
+}
+
+/// `services/default/web`, or `gateways.gateway.networking.k8s.io/web` for another group's object.
+pub(super) fn ip_address(address: &Value, now: jiff::Timestamp) -> Vec<Value> {
+    let parent = &address["spec"]["parentRef"];
+    let resource = match parent.text("group") {
+        "" => parent.text("resource").to_owned(),
+        group => format!("{}.{group}", parent.text("resource")),
+    };
+    let parts = [resource.as_str(), parent.text("namespace"), parent.text("name")];
+    let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+    vec![name(address), or(&parts.join("/"), "<none>"), age(address, now)]
+}
+
+pub(super) fn service_cidr(cidr: &Value, now: jiff::Timestamp) -> Vec<Value> {
+    let cidrs = cidr["spec"].items("cidrs").iter().filter_map(Value::as_str);
+    vec![name(cidr), cidrs.collect::<Vec<_>>().join(",").into(), age(cidr, now)]
 }
 
 fn some(all: &[String]) -> String {

@@ -92,6 +92,7 @@ static OVERLAYS: &[Overlay] = &[
     merge("core.v1.ServiceAccount", "secrets", NAME),
     merge("core.v1.ServiceSpec", "ports", SERVICE_PORT),
     merge("core.v1.ServiceStatus", "conditions", TYPE),
+    merge("networking.v1.ServiceCIDRStatus", "conditions", TYPE),
     merge("policy.v1.PodDisruptionBudgetStatus", "conditions", TYPE),
     merge("storage.v1.CSINodeSpec", "drivers", NAME),
 ];

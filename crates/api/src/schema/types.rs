@@ -234,9 +234,11 @@ pub(super) static ROOTS: &[((&str, &str), &[Register])] = &[
     (
         ("networking.k8s.io", "v1"),
         &[
+            register::<networking::IPAddress>,
             register::<networking::Ingress>,
             register::<networking::IngressClass>,
             register::<networking::NetworkPolicy>,
+            register::<networking::ServiceCIDR>,
         ],
     ),
     (("node.k8s.io", "v1"), &[register::<node::RuntimeClass>]),

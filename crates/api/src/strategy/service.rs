@@ -1,26 +1,56 @@
-//! Services on update: what an older or lazier client leaves out is kept, what belongs to the former
-//! type is dropped unless the client has changed it (upstream: pkg/registry/core/service,
-//! patchAllocatedValues, normalizeClusterIPs, dropTypeDependentFields).
+//! Services: what a type needs, what an update keeps, what it drops (upstream:
+//! pkg/registry/core/service, `patchAllocatedValues`, `normalizeClusterIPs`,
+//! `dropTypeDependentFields`), and which families it has ([`settle_families`]).
+//!
+//! This is the one home of these rules. They are pure; only the choice of addresses and ports is
+//! the API server's, which does it between these and validation:
+//!
+//! ```text
+//! defaults → prepare → settle_families → allocation → validation → commit
+//! ```
+
+mod families;
+mod warnings;
 
 use std::collections::{HashMap, HashSet};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
+pub use self::families::settle_families;
+pub(super) use self::warnings::warnings;
 use crate::defaults::is_externally_accessible;
-use crate::fields::Fields;
+use crate::fields::{Fields, empty, same};
 
+pub(super) fn prepare_for_create(service: &mut Value) {
+    service.set("status", json!({ "loadBalancer": {} }));
+    normalize_cluster_ips(service, None);
+}
+
+/// Upstream wipes what the type lost after the allocation; nothing that is allocated depends on it,
+/// and this way what is wiped is given back in the same write.
 pub(super) fn prepare_for_update(new: &mut Value, old: &Value) {
     keep_allocated(new, old);
     normalize_cluster_ips(new, Some(old));
     drop_what_the_type_lost(new, old);
-    downgrade(new, old);
 }
 
-fn needs_cluster_ip(spec: &Value) -> bool {
-    matches!(spec.text("type"), "" | "ClusterIP" | "NodePort" | "LoadBalancer")
+/// Whether a spec's type has an address at all (a headless Service's is `None`).
+pub fn needs_cluster_ip(spec: &Value) -> bool {
+    spec.text("type") != "ExternalName"
 }
 
-fn needs_node_port(spec: &Value) -> bool {
+/// Whether a spec has no address of its own: `clusterIP: None`.
+pub fn is_headless(spec: &Value) -> bool {
+    spec.text("clusterIP") == "None"
+}
+
+/// Whether a spec's type may have node ports.
+pub fn may_have_node_ports(spec: &Value) -> bool {
+    matches!(spec.text("type"), "NodePort" | "LoadBalancer")
+}
+
+/// Whether ports without a node port get one.
+pub fn allocates_node_ports(spec: &Value) -> bool {
     match spec.text("type") {
         "NodePort" => true,
         "LoadBalancer" => spec["allocateLoadBalancerNodePorts"].as_bool().unwrap_or(true),
@@ -28,8 +58,9 @@ fn needs_node_port(spec: &Value) -> bool {
     }
 }
 
-fn needs_health_check_node_port(spec: &Value) -> bool {
-    spec.text("type") == "LoadBalancer" && spec.text("externalTrafficPolicy") == "Local"
+/// Whether load balancers ask the nodes for a spec's health.
+pub fn needs_health_check_node_port(spec: &Value) -> bool {
+    is_load_balancer(spec) && spec.text("externalTrafficPolicy") == "Local"
 }
 
 fn is_load_balancer(spec: &Value) -> bool {
@@ -40,6 +71,7 @@ fn node_ports(spec: &Value) -> HashSet<i64> {
     spec.items("ports").iter().map(|p| p.number("nodePort")).filter(|port| *port != 0).collect()
 }
 
+/// A client may write a manifest back that lacks what the server gave.
 fn keep_allocated(new: &mut Value, old: &Value) {
     let old = &old["spec"];
     let Some(new) = new.object_mut("spec") else { return };
@@ -47,11 +79,12 @@ fn keep_allocated(new: &mut Value, old: &Value) {
         if new.text("clusterIP").is_empty() {
             new.copy_from(old, "clusterIP");
         }
-        if new.items("clusterIPs").is_empty() && new.text("clusterIP") == old.text("clusterIP") {
+        if new.items("clusterIPs").is_empty() {
             new.copy_from(old, "clusterIPs");
         }
     }
-    if needs_node_port(old) && needs_node_port(new) {
+    // With allocation off, leaving a node port out is the way to give it back.
+    if allocates_node_ports(old) && allocates_node_ports(new) {
         let used: HashSet<i64> = node_ports(old).intersection(&node_ports(new)).copied().collect();
         let by_name: HashMap<&str, i64> =
             old.items("ports").iter().map(|p| (p.text("name"), p.number("nodePort"))).collect();
@@ -70,8 +103,8 @@ fn keep_allocated(new: &mut Value, old: &Value) {
     }
 }
 
-/// Clients may know only `clusterIP`; whichever of the two they changed leads the other.
-pub(super) fn normalize_cluster_ips(new: &mut Value, old: Option<&Value>) {
+/// Clients may know only `clusterIP`: when they changed it and not the list, the list follows.
+fn normalize_cluster_ips(new: &mut Value, old: Option<&Value>) {
     let Some(new) = new.object_mut("spec") else { return };
     let ip = new.text("clusterIP").to_owned();
     let Some(old) = old.map(|old| &old["spec"]) else {
@@ -80,9 +113,13 @@ pub(super) fn normalize_cluster_ips(new: &mut Value, old: Option<&Value>) {
         }
         return;
     };
-    let ip_changed = ip != old.text("clusterIP");
-    let ips_changed = new.items("clusterIPs") != old.items("clusterIPs");
-    if ip_changed && !ips_changed {
+    if !old.items("clusterIPs").is_empty()
+        && new.items("clusterIPs").is_empty()
+        && ip == old.text("clusterIP")
+    {
+        new.copy_from(old, "clusterIPs");
+    }
+    if ip != old.text("clusterIP") && new.items("clusterIPs") == old.items("clusterIPs") {
         if ip.is_empty() {
             new.unset("clusterIPs");
         } else {
@@ -91,72 +128,42 @@ pub(super) fn normalize_cluster_ips(new: &mut Value, old: Option<&Value>) {
     }
 }
 
+/// Only what the client left as it was; what it changed as well is for validation to refuse.
 fn drop_what_the_type_lost(new: &mut Value, old: &Value) {
     let old = &old["spec"];
-    let had_load_balancer = is_load_balancer(old);
-    let has_load_balancer = is_load_balancer(&new["spec"]);
     let Some(spec) = new.object_mut("spec") else { return };
     let lost = |spec: &Value, needs: fn(&Value) -> bool| needs(old) && !needs(spec);
+    let unchanged = |spec: &Value, field: &str| same(&spec[field], &old[field]);
 
-    let mut drop_unchanged = |needs: fn(&Value) -> bool, fields: &[&str]| {
-        if !lost(spec, needs) {
-            return;
+    if lost(spec, needs_cluster_ip) {
+        if unchanged(spec, "clusterIP") && unchanged(spec, "clusterIPs") {
+            spec.unset("clusterIP");
+            spec.unset("clusterIPs");
         }
-        for field in fields {
-            if spec[*field] == old[*field] {
+        for field in ["ipFamilies", "ipFamilyPolicy"] {
+            if unchanged(spec, field) {
                 spec.unset(field);
             }
         }
-    };
-    drop_unchanged(needs_cluster_ip, &["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"]);
-    drop_unchanged(needs_health_check_node_port, &["healthCheckNodePort"]);
-    drop_unchanged(is_load_balancer, &["allocateLoadBalancerNodePorts", "loadBalancerClass"]);
-    drop_unchanged(is_externally_accessible, &["externalTrafficPolicy"]);
-
-    let same_node_ports = node_ports(spec).is_subset(&node_ports(old));
-    if lost(spec, needs_node_port) && same_node_ports {
+    }
+    if lost(spec, may_have_node_ports) && node_ports(spec).is_subset(&node_ports(old)) {
         for port in spec.items_mut("ports") {
             port.unset("nodePort");
         }
     }
-    if had_load_balancer
-        && !has_load_balancer
-        && let Some(status) = new.object_mut("status")
-    {
-        status.set("loadBalancer", crate::fields::empty());
-    }
-}
-
-/// Back to one family: the second address and family go, unless the client wrote them itself.
-fn downgrade(new: &mut Value, old: &Value) {
-    let old = &old["spec"];
-    let Some(new) = new.object_mut("spec") else { return };
-    let was_dual = old.text("ipFamilyPolicy") != "SingleStack" && old.has("ipFamilyPolicy");
-    if !was_dual || new.text("ipFamilyPolicy") != "SingleStack" {
-        return;
-    }
-    for field in ["clusterIPs", "ipFamilies"] {
-        if new.items(field).len() == 2 && new[field] == old[field] {
-            let first = new.items(field)[0].clone();
-            new.set(field, vec![first]);
+    for (needs, field) in [
+        (needs_health_check_node_port as fn(&Value) -> bool, "healthCheckNodePort"),
+        (is_load_balancer, "allocateLoadBalancerNodePorts"),
+        (is_load_balancer, "loadBalancerClass"),
+        (is_externally_accessible, "externalTrafficPolicy"),
+    ] {
+        if lost(spec, needs) && unchanged(spec, field) {
+            spec.unset(field);
         }
     }
-}
-
-pub(super) fn warnings(service: &Value) -> Vec<String> {
-    let mut warnings = Vec::new();
-    let spec = &service["spec"];
-    if spec.text("trafficDistribution") == "PreferClose" {
-        let text =
-            "spec.trafficDistribution: PreferClose is deprecated, use PreferSameZone instead";
-        warnings.push(text.to_owned());
+    if !is_load_balancer(spec)
+        && let Some(status) = new.object_mut("status")
+    {
+        status.set("loadBalancer", empty());
     }
-    if !spec.items("externalIPs").is_empty() && spec.text("clusterIP") == "None" {
-        warnings.push("spec.externalIPs is ignored when spec.clusterIP is \"None\"".to_owned());
-    }
-    if spec.text("type") != "ExternalName" && !spec.text("externalName").is_empty() {
-        let text = "spec.externalName is ignored when spec.type is not \"ExternalName\"";
-        warnings.push(text.to_owned());
-    }
-    warnings
 }

@@ -84,6 +84,11 @@ impl Causes {
         self.push(Reason::Duplicate, path, format!("Duplicate value: {value}"));
     }
 
+    /// As [`Causes::duplicate`], of a value whose fields upstream shows in an order of its own.
+    pub(super) fn duplicate_json(&mut self, path: &Path<'_>, json: &str) {
+        self.push(Reason::Duplicate, path, format!("Duplicate value: {json}"));
+    }
+
     pub(super) fn not_found(&mut self, path: &Path<'_>, value: impl Into<Value>) {
         let value: Value = value.into();
         self.push(Reason::NotFound, path, format!("Not found: {value}"));

@@ -184,14 +184,40 @@ pub(super) fn config_map_key(text: &str) -> Vec<String> {
     messages
 }
 
+/// An address as strict validation wants it (StrictIPCIDRValidation); IPv6 may be written in any way.
 pub(super) fn ip(text: &str) -> Vec<String> {
     match text.parse::<IpAddr>() {
         Ok(IpAddr::V6(ip)) if ip.to_ipv4_mapped().is_some() => {
             vec!["must not be an IPv4-mapped IPv6 address".to_owned()]
         }
         Ok(_) => Vec::new(),
+        Err(_) if without_leading_zeros(text).parse::<IpAddr>().is_ok() => {
+            vec!["must not have leading 0s".to_owned()]
+        }
         Err(_) => vec![IP.to_owned()],
     }
+}
+
+/// An address in the one way that is canonical, as names and newer fields must be.
+pub(super) fn canonical_ip(text: &str) -> Vec<String> {
+    match (ip(text), text.parse::<IpAddr>()) {
+        (messages, Ok(ip)) if messages.is_empty() && ip.to_string() != text => {
+            vec![format!("must be in canonical form (\"{ip}\")")]
+        }
+        (messages, _) => messages,
+    }
+}
+
+/// What older parsers, which read 010 as ten, made of an IPv4 address.
+fn without_leading_zeros(text: &str) -> String {
+    let (head, quad) = text.split_at(text.rfind(':').map_or(0, |colon| colon + 1));
+    let octets: Vec<&str> = quad.split('.').collect();
+    let [_, _, _, _] = octets[..] else { return text.to_owned() };
+    let bare = octets.iter().map(|octet| match octet.trim_start_matches('0') {
+        "" if !octet.is_empty() => "0",
+        bare => bare,
+    });
+    format!("{head}{}", bare.collect::<Vec<_>>().join("."))
 }
 
 /// Of an address that is well formed: whether it may be an endpoint or external address.
@@ -217,11 +243,33 @@ pub(super) fn non_special_ip(text: &str) -> Vec<String> {
     messages
 }
 
+/// A range as strict validation wants it; IPv6 may be written in any way.
 pub(super) fn cidr(text: &str) -> Vec<String> {
-    match text.parse::<IpNet>() {
-        Ok(net) if net.trunc() == net => Vec::new(),
-        Ok(_) => vec!["must not have bits set beyond the prefix length".to_owned()],
-        Err(_) => vec![CIDR.to_owned()],
+    let (ip, length) = text.split_once('/').unwrap_or((text, ""));
+    let bare_length = match length.trim_start_matches('0') {
+        "" if !length.is_empty() => "0",
+        bare => bare,
+    };
+    let bare = format!("{}/{bare_length}", without_leading_zeros(ip));
+    let message = match bare.parse::<IpNet>() {
+        Err(_) => CIDR,
+        Ok(_) if bare != text => "must not have leading 0s in IP or prefix length",
+        Ok(IpNet::V6(net)) if net.addr().to_ipv4_mapped().is_some() => {
+            "must not have an IPv4-mapped IPv6 address"
+        }
+        Ok(net) if net.trunc() != net => "must not have bits set beyond the prefix length",
+        Ok(_) => return Vec::new(),
+    };
+    vec![message.to_owned()]
+}
+
+/// A range in its canonical way.
+pub(super) fn canonical_cidr(text: &str) -> Vec<String> {
+    match (cidr(text), text.parse::<IpNet>()) {
+        (messages, Ok(net)) if messages.is_empty() && net.to_string() != text => {
+            vec![format!("must be in canonical form (\"{net}\")")]
+        }
+        (messages, _) => messages,
     }
 }
 
@@ -285,9 +333,16 @@ mod tests {
     #[test]
     fn addresses() {
         assert!(ip("10.0.0.1").is_empty() && ip("fd00::1").is_empty());
-        for wrong in ["", "10.0.0", "010.0.0.1", "::ffff:10.0.0.1", "a"] {
+        for wrong in ["", "10.0.0", "010.0.0.1", "::ffff:10.0.0.1", "a", "fe80::1%eth0"] {
             assert_eq!(ip(wrong).len(), 1, "{wrong}");
         }
+        for zeros in ["010.0.0.1", "10.00.0.1", "::ffff:010.0.0.1"] {
+            assert_eq!(ip(zeros), ["must not have leading 0s"], "{zeros}");
+        }
+        assert_eq!(ip("0.0.0.0.0"), [IP]);
+        assert!(ip("FD00:0::1").is_empty());
+        assert_eq!(canonical_ip("FD00:0::1"), ["must be in canonical form (\"fd00::1\")"]);
+        assert_eq!(canonical_ip("010.0.0.1"), ["must not have leading 0s"]);
         for (text, fine) in [
             ("8.8.8.8", true),
             ("127.0.0.1", false),
@@ -299,5 +354,21 @@ mod tests {
         }
         assert!(cidr("10.0.0.0/8").is_empty());
         assert!(!cidr("10.0.0.1/8").is_empty() && !cidr("10.0.0.0").is_empty());
+        for zeros in ["010.0.0.0/8", "10.0.0.0/08"] {
+            let message = "must not have leading 0s in IP or prefix length";
+            assert_eq!(cidr(zeros), [message], "{zeros}");
+        }
+        let mapped = cidr("::ffff:10.0.0.0/112");
+        assert_eq!(mapped, ["must not have an IPv4-mapped IPv6 address"]);
+        assert_eq!(cidr("10.0.0.0/33"), [CIDR]);
+        assert!(cidr("FD00::/64").is_empty());
+        assert_eq!(canonical_cidr("FD00::/64"), ["must be in canonical form (\"fd00::/64\")"]);
+    }
+
+    #[test]
+    fn path_segments_cannot_lead_elsewhere() {
+        assert!(path_segment("services").is_empty());
+        assert_eq!(path_segment(".."), ["may not be '..'"]);
+        assert_eq!(path_segment("a/b%c"), ["may not contain '/'", "may not contain '%'"]);
     }
 }

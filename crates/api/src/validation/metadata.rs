@@ -40,6 +40,7 @@ fn names(causes: &mut Causes, path: &Path<'_>, kind: &Kind, metadata: &Value) {
     let format = match (kind.group, kind.kind) {
         (_, "Service" | "Namespace" | "StatefulSet") => formats::dns_label,
         ("rbac.authorization.k8s.io" | "certificates.k8s.io", _) => formats::path_segment,
+        (_, "IPAddress") => formats::canonical_ip,
         _ => formats::dns_subdomain,
     };
     let prefix = metadata.text("generateName");

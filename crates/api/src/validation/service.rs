@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::causes::{Causes, Path};
 use super::{formats, metadata};
@@ -20,13 +20,18 @@ const LONGEST_AFFINITY_SECONDS: i64 = 86_400;
 
 const ONLY_LOAD_BALANCER: &str = "may only be used when `type` is 'LoadBalancer'";
 const SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
+const TOPOLOGY_HINTS: &str = "service.kubernetes.io/topology-aware-hints";
+const TOPOLOGY_MODE: &str = "service.kubernetes.io/topology-mode";
 
 pub(super) fn is_headless(spec: &Value) -> bool {
     matches!(spec.items("clusterIPs"), [only] if only == "None")
 }
 
-pub(super) fn validate(causes: &mut Causes, service: &Value) {
+/// Addresses and ranges that `old` has as well are not checked anew: validation was not always
+/// strict about them.
+pub(super) fn validate(causes: &mut Causes, service: &Value, old: Option<&Value>) {
     let (spec, path) = (&service["spec"], Path::new("spec"));
+    topology(causes, &service["metadata"]["annotations"]);
     by_type(causes, &path, spec);
     let ports = spec.items("ports");
     let mut names = HashSet::new();
@@ -36,19 +41,40 @@ pub(super) fn validate(causes: &mut Causes, service: &Value) {
     }
     metadata::labels(causes, &path.child("selector"), &spec["selector"]);
     affinity(causes, &path, spec);
-    addresses(causes, &path, spec);
+    addresses(causes, spec, old);
+    let known = before(old, "externalIPs");
     for (index, ip) in spec.items("externalIPs").iter().filter_map(Value::as_str).enumerate() {
         let path = path.child("externalIPs");
         let messages = match formats::ip(ip) {
-            none if none.is_empty() => formats::non_special_ip(ip),
-            messages => messages,
+            strict if !strict.is_empty() && !is_known(known, ip) => strict,
+            _ if ip.parse::<IpAddr>().is_ok() => formats::non_special_ip(ip),
+            _ => Vec::new(),
         };
         causes.all(&path.index(index), ip, messages);
     }
     causes.one_of(&path.child("type"), spec.text("type"), &TYPES);
     unique_ports(causes, &path.child("ports"), spec);
-    load_balancer(causes, &path, service);
+    load_balancer(causes, &path, service, before(old, "loadBalancerSourceRanges"));
     traffic(causes, &path, spec);
+}
+
+/// The items of a list in the spec of the former object.
+fn before<'a>(old: Option<&'a Value>, field: &str) -> &'a [Value] {
+    old.map_or(&[], |old| old["spec"].items(field))
+}
+
+fn is_known(before: &[Value], text: &str) -> bool {
+    before.iter().any(|known| known == text)
+}
+
+fn topology(causes: &mut Causes, annotations: &Value) {
+    let (mode, hints) = (&annotations[TOPOLOGY_MODE], &annotations[TOPOLOGY_HINTS]);
+    if !mode.is_null() && !hints.is_null() && mode != hints {
+        let metadata = Path::new("metadata");
+        let path = metadata.child("annotations");
+        let message = format!("must match annotations[{TOPOLOGY_HINTS}] when both are specified");
+        causes.invalid(&path.key(TOPOLOGY_MODE), mode.clone(), &message);
+    }
 }
 
 fn by_type(causes: &mut Causes, path: &Path<'_>, spec: &Value) {
@@ -137,8 +163,12 @@ fn unique_ports(causes: &mut Causes, path: &Path<'_>, spec: &Value) {
     for (index, port) in spec.items("ports").iter().enumerate() {
         let (protocol, number) = (port.text("protocol"), port.number("port"));
         if !ports.insert((protocol, number)) {
-            let shown = json!({ "port": number, "protocol": protocol });
-            causes.duplicate(&path.index(index), shown);
+            // Upstream shows its internal type.
+            let shown = format!(
+                "{{\"Name\":\"\",\"Protocol\":{protocol:?},\"AppProtocol\":null,\"Port\":{number},\
+                 \"TargetPort\":0,\"NodePort\":0}}"
+            );
+            causes.duplicate_json(&path.index(index), &shown);
         }
     }
 }
@@ -172,10 +202,11 @@ fn affinity(causes: &mut Causes, path: &Path<'_>, spec: &Value) {
 }
 
 /// `clusterIP`, `clusterIPs`, `ipFamilies`, `ipFamilyPolicy` (ValidateServiceClusterIPsRelatedFields).
-fn addresses(causes: &mut Causes, path: &Path<'_>, spec: &Value) {
+pub(super) fn addresses(causes: &mut Causes, spec: &Value, old: Option<&Value>) {
     if spec.text("type") == "ExternalName" {
         return;
     }
+    let path = &Path::new("spec");
     let ips: Vec<&str> = spec.items("clusterIPs").iter().filter_map(Value::as_str).collect();
     let all = || spec["clusterIPs"].clone();
     let ips_path = path.child("clusterIPs");
@@ -193,13 +224,17 @@ fn addresses(causes: &mut Causes, path: &Path<'_>, spec: &Value) {
     let families: Vec<&str> = spec.items("ipFamilies").iter().filter_map(Value::as_str).collect();
     let families_path = path.child("ipFamilies");
     for (index, family) in families.iter().enumerate() {
-        causes.one_of_or_empty(&families_path.index(index), family, &FAMILIES);
+        if !FAMILIES.contains(family) {
+            causes.not_supported(&families_path.index(index), family, &FAMILIES);
+        }
         if families[..index].contains(family) {
             causes.duplicate(&families_path.index(index), *family);
         }
     }
     let policy = spec.text("ipFamilyPolicy");
-    causes.one_of_or_empty(&path.child("ipFamilyPolicy"), policy, &FAMILY_POLICIES);
+    if spec.has("ipFamilyPolicy") && !FAMILY_POLICIES.contains(&policy) {
+        causes.not_supported(&path.child("ipFamilyPolicy"), policy, &FAMILY_POLICIES);
+    }
 
     let mut malformed = false;
     for (index, ip) in ips.iter().enumerate() {
@@ -208,6 +243,9 @@ fn addresses(causes: &mut Causes, path: &Path<'_>, spec: &Value) {
                 malformed = true;
                 causes.invalid(&ips_path, all(), "'None' must be the first and only value");
             }
+            continue;
+        }
+        if is_known(before(old, "clusterIPs"), ip) {
             continue;
         }
         let messages = formats::ip(ip);
@@ -221,21 +259,20 @@ fn addresses(causes: &mut Causes, path: &Path<'_>, spec: &Value) {
         return;
     }
     let parsed: Vec<IpAddr> = ips.iter().filter_map(|ip| ip.parse().ok()).collect();
-    if let [first, .., last] = parsed.as_slice()
-        && first.is_ipv4() == last.is_ipv4()
-    {
+    let families_of_ips: HashSet<bool> = parsed.iter().map(IpAddr::is_ipv4).collect();
+    if parsed.len() > 1 && families_of_ips.len() < 2 {
         causes.invalid(&ips_path, all(), "may specify no more than one IP for each IP family");
     }
     for (index, (ip, family)) in parsed.iter().zip(&families).enumerate() {
         if FAMILIES.contains(family) && ip.is_ipv4() != (*family == "IPv4") {
             let message =
                 format!("expected an {family} value as indicated by `ipFamilies[{index}]`");
-            causes.invalid(&ips_path.index(index), ip.to_string(), &message);
+            causes.invalid(&ips_path.index(index), ips[index], &message);
         }
     }
 }
 
-fn load_balancer(causes: &mut Causes, path: &Path<'_>, service: &Value) {
+fn load_balancer(causes: &mut Causes, path: &Path<'_>, service: &Value, known: &[Value]) {
     let spec = &service["spec"];
     let is_load_balancer = spec.text("type") == "LoadBalancer";
     let ranges = spec.items("loadBalancerSourceRanges");
@@ -247,7 +284,9 @@ fn load_balancer(causes: &mut Causes, path: &Path<'_>, service: &Value) {
             causes.forbidden(&ranges_path, ONLY_LOAD_BALANCER);
         }
         for (index, range) in ranges.iter().filter_map(Value::as_str).enumerate() {
-            causes.all(&ranges_path.index(index), range, formats::cidr(range.trim()));
+            if !is_known(known, range) {
+                causes.all(&ranges_path.index(index), range.trim(), formats::cidr(range.trim()));
+            }
         }
     } else if let Some(ranges) = annotation {
         let (metadata, annotations) = (Path::new("metadata"), "annotations");
@@ -287,8 +326,8 @@ fn traffic(causes: &mut Causes, path: &Path<'_>, spec: &Value) {
     let health_path = path.child("healthCheckNodePort");
     let needs_health_check = spec.text("type") == "LoadBalancer" && external == "Local";
     match (needs_health_check, health) {
-        // Upstream requires the port here because it has allocated it by now; we allocate after.
-        (true, 0) => {}
+        // It has been allocated by now.
+        (true, 0) => causes.required(&health_path, ""),
         (true, port) => causes.port_number(&health_path, port),
         (false, 0) => {}
         (false, port) => causes.invalid(
@@ -314,7 +353,7 @@ fn traffic(causes: &mut Causes, path: &Path<'_>, spec: &Value) {
 }
 
 /// ValidateLoadBalancerStatus.
-pub(super) fn validate_status(causes: &mut Causes, service: &Value) {
+pub(super) fn validate_status(causes: &mut Causes, service: &Value, old: &Value) {
     let status = Path::new("status");
     let balancer = status.child("loadBalancer");
     let path = balancer.child("ingress");
@@ -323,18 +362,20 @@ pub(super) fn validate_status(causes: &mut Causes, service: &Value) {
         causes.forbidden(&path, "may only be used when `spec.type` is 'LoadBalancer'");
         return;
     }
+    let known = old["status"]["loadBalancer"].items("ingress");
     for (index, ingress) in ingress.iter().enumerate() {
         let path = path.index(index);
         let (ip, hostname) = (ingress.text("ip"), ingress.text("hostname"));
-        if !ip.is_empty() {
+        if !ip.is_empty() && !known.iter().any(|known| known.text("ip") == ip) {
             causes.all(&path.child("ip"), ip, formats::ip(ip));
         }
         match (ip.is_empty(), ingress.has("ipMode")) {
             (false, false) => {
-                causes.required(&path.child("ipMode"), "must be set when `ip` is set")
+                causes.required(&path.child("ipMode"), "must be specified when `ip` is set")
             }
             (true, true) => {
-                causes.forbidden(&path.child("ipMode"), "may not be set when `ip` is not set");
+                causes
+                    .forbidden(&path.child("ipMode"), "may not be specified when `ip` is not set");
             }
             (false, true) => {
                 causes.one_of(&path.child("ipMode"), ingress.text("ipMode"), &["Proxy", "VIP"]);

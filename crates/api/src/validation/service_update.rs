@@ -1,5 +1,6 @@
 //! What of a Service cannot change once it is set (upstream: validateUpgradeDowngradeClusterIPs,
-//! validateUpgradeDowngradeIPFamilies, validateLoadBalancerClassField).
+//! validateUpgradeDowngradeIPFamilies, validateLoadBalancerClassField). The values that the causes
+//! show are upstream's, also where it shows the addresses for the families.
 
 use serde_json::Value;
 
@@ -7,6 +8,7 @@ use super::causes::{Causes, Path};
 use super::formats;
 use super::service::is_headless;
 use crate::fields::Fields;
+use crate::strategy::service::needs_health_check_node_port;
 
 const ONCE_SET: &str = "may not change once set";
 
@@ -15,13 +17,13 @@ pub(super) fn validate(causes: &mut Causes, new: &Value, old: &Value) {
     let path = Path::new("spec");
     let is = |spec: &Value, type_: &str| spec.text("type") == type_;
     if !is(new, "ExternalName") && !is(old, "ExternalName") {
-        if !(is_headless(new) && is_headless(old)) {
-            list(causes, &path, "clusterIPs", "clusterIP", new, old);
+        let headless = (is_headless(new), is_headless(old));
+        if headless != (true, true) {
+            cluster_ips(causes, &path, new, old);
         }
-        // A headless service without selector may change its families.
-        let free = is_headless(new) && is_headless(old);
-        if !free {
-            list(causes, &path, "ipFamilies", "ipFamily", new, old);
+        // A headless Service may change its families, and so may one that becomes headless.
+        if headless == (false, false) {
+            ip_families(causes, &path, new, old);
         }
     }
     if is(new, "LoadBalancer")
@@ -31,10 +33,8 @@ pub(super) fn validate(causes: &mut Causes, new: &Value, old: &Value) {
         let class = new["loadBalancerClass"].clone();
         causes.invalid(&path.child("loadBalancerClass"), class, ONCE_SET);
     }
-    let checked =
-        |spec: &Value| is(spec, "LoadBalancer") && spec.text("externalTrafficPolicy") == "Local";
-    if checked(new)
-        && checked(old)
+    if needs_health_check_node_port(new)
+        && needs_health_check_node_port(old)
         && new.number("healthCheckNodePort") != old.number("healthCheckNodePort")
     {
         causes.forbidden(&path.child("healthCheckNodePort"), formats::IMMUTABLE);
@@ -42,38 +42,61 @@ pub(super) fn validate(causes: &mut Causes, new: &Value, old: &Value) {
 }
 
 /// The first stays, the second may be added, or removed together with the policy.
-fn list(
-    causes: &mut Causes,
-    path: &Path<'_>,
-    field: &str,
-    singular: &str,
-    new: &Value,
-    old: &Value,
-) {
-    let (now, before) = (new.items(field), old.items(field));
-    let path_of_list = path.child(field);
-    let all = || new[field].clone();
+fn cluster_ips(causes: &mut Causes, path: &Path<'_>, new: &Value, old: &Value) {
+    let (now, before) = (new.items("clusterIPs"), old.items("clusterIPs"));
+    let list = path.child("clusterIPs");
+    let shown = || Value::from(now.to_vec());
     if now.len() == before.len() {
         for (index, (now, before)) in now.iter().zip(before).enumerate() {
             if now != before {
-                causes.invalid(&path_of_list.index(index), all(), ONCE_SET);
+                causes.invalid(&list.index(index), shown(), ONCE_SET);
             }
         }
         return;
     }
     match (now.first(), before.first()) {
         (None, Some(_)) => {
-            let message = format!("primary {singular} can not be unset");
-            causes.invalid(&path_of_list.index(0), all(), &message);
+            causes.invalid(&list.index(0), shown(), "primary clusterIP can not be unset");
         }
         (Some(now), Some(before)) if now != before => {
-            causes.invalid(&path_of_list.index(0), all(), ONCE_SET);
+            causes.invalid(&list.index(0), shown(), ONCE_SET);
         }
         _ => {}
     }
-    if now.len() == 1 && before.len() == 2 && new.text("ipFamilyPolicy") != "SingleStack" {
-        let message =
-            format!("must be set to 'SingleStack' when releasing the secondary {singular}");
+    if now.len() == 1 && before.len() > 1 {
+        released_with_policy(causes, path, new, "clusterIP");
+    }
+}
+
+fn ip_families(causes: &mut Causes, path: &Path<'_>, new: &Value, old: &Value) {
+    let (now, before) = (new.items("ipFamilies"), old.items("ipFamilies"));
+    let list = path.child("ipFamilies");
+    let first = list.index(0);
+    if now.len() == before.len() {
+        for (now_one, before) in now.iter().zip(before) {
+            if now_one != before {
+                causes.invalid(&first, now.to_vec(), ONCE_SET);
+            }
+        }
+        return;
+    }
+    let ips = new.items("clusterIPs");
+    if now.len() < before.len() && ips.is_empty() {
+        causes.invalid(&first, now.to_vec(), "primary ipFamily can not be unset");
+    }
+    if let (Some(now), Some(before)) = (now.first(), before.first())
+        && now != before
+    {
+        causes.invalid(&first, ips.to_vec(), ONCE_SET);
+    }
+    if now.len() == 1 && before.len() > 1 {
+        released_with_policy(causes, path, new, "ipFamily");
+    }
+}
+
+fn released_with_policy(causes: &mut Causes, path: &Path<'_>, new: &Value, what: &str) {
+    if new.text("ipFamilyPolicy") != "SingleStack" {
+        let message = format!("must be set to 'SingleStack' when releasing the secondary {what}");
         let policy = new["ipFamilyPolicy"].clone();
         causes.invalid(&path.child("ipFamilyPolicy"), policy, &message);
     }

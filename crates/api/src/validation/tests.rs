@@ -160,7 +160,10 @@ fn services_are_refused_in_upstreams_words() {
         ),
         (
             json!({ "ports": [{ "port": 80, "name": "a" }, { "port": 80, "name": "b" }] }),
-            vec!["spec.ports[1]: Duplicate value: {\"port\":80,\"protocol\":\"TCP\"}"],
+            vec![
+                "spec.ports[1]: Duplicate value: {\"Name\":\"\",\"Protocol\":\"TCP\",\
+                 \"AppProtocol\":null,\"Port\":80,\"TargetPort\":0,\"NodePort\":0}",
+            ],
         ),
         (
             json!({ "ports": [{ "port": 80, "protocol": "ICMP" }] }),
@@ -277,11 +280,29 @@ fn a_service_keeps_its_address() {
 }
 
 #[test]
+fn what_was_stored_before_a_rule_was_strict_may_stay() {
+    let old = service(json!({
+        "type": "LoadBalancer", "ports": [{ "port": 80 }], "externalIPs": ["010.0.0.1"],
+        "loadBalancerSourceRanges": ["10.0.0.1/8"],
+    }));
+    assert_eq!(updated(&old, |new| new["spec"].set("selector", json!({ "a": "b" }))), [""; 0]);
+    assert_eq!(
+        updated(&old, |new| new["spec"].set("externalIPs", json!(["010.0.0.1", "8.8.8.08"]))),
+        ["spec.externalIPs[1]: Invalid value: \"8.8.8.08\": must not have leading 0s"]
+    );
+    let mut old = old;
+    let ingress = json!([{ "ip": "010.0.0.1", "ipMode": "VIP" }]);
+    old.set("status", json!({ "loadBalancer": { "ingress": ingress } }));
+    assert_eq!(validate_update(kind_of(&old), Some(Subresource::Status), &old, &old), []);
+}
+
+#[test]
 fn the_status_of_a_load_balancer_is_checked() {
     let status = |kind: &str, ingress: Value| {
-        let mut new = service(json!({ "type": kind }));
+        let old = service(json!({ "type": kind }));
+        let mut new = old.clone();
         new.set("status", json!({ "loadBalancer": { "ingress": [ingress] } }));
-        let causes = validate_update(kind_of(&new), Some(Subresource::Status), &new, &new);
+        let causes = validate_update(kind_of(&new), Some(Subresource::Status), &new, &old);
         causes.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
     assert_eq!(
@@ -290,7 +311,9 @@ fn the_status_of_a_load_balancer_is_checked() {
     );
     assert_eq!(
         status("LoadBalancer", json!({ "ip": "1.2.3.4" })),
-        ["status.loadBalancer.ingress[0].ipMode: Required value: must be set when `ip` is set"]
+        [
+            "status.loadBalancer.ingress[0].ipMode: Required value: must be specified when `ip` is set"
+        ]
     );
     assert_eq!(
         status("LoadBalancer", json!({ "hostname": "1.2.3.4" })),

@@ -28,7 +28,7 @@ fn stored(case: &Path) -> (&'static Kind, Value) {
     let name = |field: &str| object[field].as_str().unwrap().to_owned();
     let kind = kinds::by_kind(&name("apiVersion"), &name("kind")).unwrap();
     schema::check(kind, &mut object, &decoded.duplicates, Strictness::Strict).unwrap();
-    if object["metadata"]["namespace"].is_null() {
+    if kind.scope == kinds::Scope::Namespaced && object["metadata"]["namespace"].is_null() {
         object["metadata"]["namespace"] = "default".into();
     }
     object["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z".into();
@@ -80,7 +80,7 @@ fn recorded_objects_are_valid_and_stay_so_when_written_back() {
 /// What a typed client does to an object: what it does not know or finds empty is gone.
 #[test]
 fn a_typed_client_can_write_back_what_it_has_read() {
-    use k8s_openapi::api::{apps::v1 as apps, core::v1 as core};
+    use k8s_openapi::api::{apps::v1 as apps, core::v1 as core, networking::v1 as networking};
 
     fn through<T: serde::Serialize + serde::de::DeserializeOwned>(object: &Value) -> Value {
         serde_json::to_value(serde_json::from_value::<T>(object.clone()).unwrap()).unwrap()
@@ -93,6 +93,8 @@ fn a_typed_client_can_write_back_what_it_has_read() {
             "Deployment" => through::<apps::Deployment>(&object),
             "DaemonSet" => through::<apps::DaemonSet>(&object),
             "StatefulSet" => through::<apps::StatefulSet>(&object),
+            "IPAddress" => through::<networking::IPAddress>(&object),
+            "ServiceCIDR" => through::<networking::ServiceCIDR>(&object),
             other => panic!("{other} has no typed form here"),
         };
         schema::check(kind, &mut sent, &[], Strictness::Strict).unwrap();

@@ -87,26 +87,17 @@ impl Registry {
             namespace: namespace.map(str::to_owned),
             name: meta::name(&object).to_owned(),
         };
-        strategy::complete(convert::stored_kind(kind), &mut object);
-        if kind.kind == "Service" {
-            self.services.prepare_for_create(&mut object)?;
-        }
-        let causes = validate_create(convert::stored_kind(kind), &object);
+        let stored_kind = convert::stored_kind(kind);
+        strategy::complete(stored_kind, &mut object);
+        let claim = self.services.begin(stored_kind, &mut object, None, dry_run)?;
+        let causes = validate_create(stored_kind, &object);
         if !causes.is_empty() {
             return Err(Status::invalid(target.subject(), &target.name, &causes));
         }
         if dry_run == DryRun::All && self.store.get(&target.key()).is_some() {
             return Err(Status::already_exists(target.subject(), &target.name));
         }
-        if kind.kind != "Service" {
-            return self.commit_one(&target, None, object, dry_run).await;
-        }
-        let reservation = self.services.reserve_for_create(&mut object)?;
-        let stored = self.commit_one(&target, None, object, dry_run).await?;
-        if dry_run == DryRun::Off {
-            reservation.keep();
-        }
-        Ok(stored)
+        self.commit_claimed(&target, None, object, dry_run, claim).await
     }
 }
 

@@ -14,7 +14,7 @@ use http::HeaderMap;
 use jiff::{SignedDuration, Timestamp};
 use portolan_api::Kind;
 use portolan_api::schema::{self, Strictness};
-use portolan_store::{Op, Stored};
+use portolan_store::Stored;
 use serde_json::{Value, json};
 
 use super::{Registry, Target, is_race, meta, namespaces};
@@ -172,10 +172,7 @@ impl Registry {
             Grace::Unchanged => {}
             Grace::Period(0) if !held => {
                 if options.dry_run == DryRun::Off {
-                    let op = Op::Delete { key: target.key(), expected: current.revision };
-                    let last = self.commit_op(target, op).await?;
-                    self.released(target, &current.value);
-                    return Ok(Deleted::Gone(last));
+                    return self.commit_removal(target, current).await.map(Deleted::Gone);
                 }
                 return Ok(Deleted::Gone(current.clone()));
             }
@@ -184,7 +181,10 @@ impl Registry {
         if object == *current.value {
             return Ok(Deleted::Pending(current.clone()));
         }
-        self.commit_one(target, Some(current), object, options.dry_run).await.map(Deleted::Pending)
+        let claim = self.services.watch(target.kind, &target.name);
+        let marked =
+            self.commit_claimed(target, Some(current), object, options.dry_run, claim).await?;
+        Ok(Deleted::Pending(marked))
     }
 
     /// Deletes everything that the list options select; answers what was selected.

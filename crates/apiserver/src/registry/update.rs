@@ -6,13 +6,13 @@
 use jiff::Timestamp;
 use portolan_api::kinds::Subresource;
 use portolan_api::{Cause, Reason, defaults, strategy, validate_update};
-use portolan_store::{Op, Stored};
+use portolan_store::Stored;
 use serde_json::Value;
 
 use super::{Change, Outcome, Registry, Target, certificates, is_race, meta, namespaces};
 use crate::convert;
 use crate::query::{DryRun, resource_version};
-use crate::services::Reservation;
+use crate::services::Claim;
 use crate::status::{Result, Status};
 
 /// How often a lost race is run again before it is the client's problem.
@@ -54,9 +54,8 @@ impl Registry {
             };
             return Err(Status::invalid(target.subject(), &target.name, &[cause]));
         }
-        let warnings = strategy::warnings(convert::stored_kind(target.kind), &object);
         self.guaranteed_update(target, part, dry_run, |_| {
-            Ok(Proposed { object: object.clone(), warnings: warnings.clone() })
+            Ok(Proposed { object: object.clone(), warnings: Vec::new() })
         })
         .await
     }
@@ -96,17 +95,14 @@ impl Registry {
             if named_version.is_some_and(|v| v != current.revision.0) {
                 return Err(Status::modified(target.subject(), &target.name));
             }
-            let reservation = self.prepare_update(target, part, &mut proposed.object, &current)?;
-            let warnings = proposed.warnings;
-            match self.store_update(target, &current, proposed.object, dry_run).await {
-                Ok(stored) => {
-                    if dry_run == DryRun::Off
-                        && let Some(reservation) = reservation
-                    {
-                        reservation.keep();
-                    }
-                    return Ok(Outcome { stored, change: Change::Updated, warnings });
-                }
+            let new = &mut proposed.object;
+            let claim = self.prepare_update(target, part, new, &current, dry_run)?;
+            let mut warnings = proposed.warnings;
+            if part.is_none() {
+                warnings.extend(strategy::warnings(convert::stored_kind(target.kind), new));
+            }
+            match self.store_update(target, &current, proposed.object, dry_run, claim).await {
+                Ok(stored) => return Ok(Outcome { stored, change: Change::Updated, warnings }),
                 Err(status)
                     if is_race(&status) && named_version.is_none() && attempts < ATTEMPTS => {}
                 Err(status) => return Err(status),
@@ -121,7 +117,8 @@ impl Registry {
         part: Part,
         new: &mut Value,
         current: &Stored,
-    ) -> Result<Option<Reservation<'_>>> {
+        dry_run: DryRun,
+    ) -> Result<Claim> {
         let (old, kind) = (&*current.value, convert::stored_kind(target.kind));
         let uid = meta::uid(new);
         if !uid.is_empty() && uid != meta::uid(old) {
@@ -147,18 +144,15 @@ impl Registry {
         defaults(kind, new);
         strategy::prepare_for_update(kind, part, new, old);
         certificates::date_conditions(kind, part, new, old, Timestamp::now());
-        let is_service = kind.kind == "Service" && part.is_none();
-        if is_service {
-            self.services.prepare_for_update(new, old)?;
-        }
+        let claim = match part {
+            None => self.services.begin(kind, new, Some(old), dry_run)?,
+            Some(_) => self.services.watch(kind, &target.name),
+        };
         let causes = validate_update(kind, part, new, old);
         if !causes.is_empty() {
             return Err(Status::invalid(target.subject(), &target.name, &causes));
         }
-        if is_service {
-            return self.services.reserve_for_update(new, old).map(Some);
-        }
-        Ok(None)
+        Ok(claim)
     }
 
     async fn store_update(
@@ -167,26 +161,18 @@ impl Registry {
         current: &Stored,
         new: Value,
         dry_run: DryRun,
+        claim: Claim,
     ) -> Result<Stored> {
         if is_gone(target, &new) {
             // The last finalizer went: the write is the deletion. The answer is the object as it was written.
             if dry_run == DryRun::Off {
-                let op = Op::Delete { key: target.key(), expected: current.revision };
-                let deleted = self.commit_op(target, op).await?;
-                self.released(target, &current.value);
+                let deleted = self.commit_removal(target, current).await?;
                 return Ok(Stored { value: new.into(), ..deleted });
             }
         } else if new == *current.value {
             return Ok(current.clone());
         }
-        self.commit_one(target, Some(current), new, dry_run).await
-    }
-
-    /// Gives back what an object held beside its key.
-    pub(super) fn released(&self, target: &Target, object: &Value) {
-        if target.kind.kind == "Service" {
-            self.services.release(object);
-        }
+        self.commit_claimed(target, Some(current), new, dry_run, claim).await
     }
 }
 

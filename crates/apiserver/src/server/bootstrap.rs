@@ -1,20 +1,22 @@
 //! What must exist before the first request: system namespaces, the priorities of the system, and the Service `default/kubernetes` that leads to this
 //! server, with its Endpoints and EndpointSlice (upstream `pkg/controlplane/controller/kubernetesservice`).
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Weak;
 use std::time::Duration;
 
 use futures::future::select_all;
+use ipnet::IpNet;
 use portolan_api::Kind;
 use portolan_api::kinds;
-use portolan_store::{Event, ListOptions};
+use portolan_store::Event;
 use serde_json::{Value, json};
 
 use super::Inner;
 use crate::Error;
 use crate::query::DryRun;
 use crate::registry::{SYSTEM_NAMESPACES, Target, namespace_kind};
+use crate::repair;
 use crate::status::Status;
 
 const NAME: &str = "kubernetes";
@@ -84,14 +86,8 @@ pub(super) async fn keep_default_service(inner: Weak<Inner>) {
 
 impl Inner {
     pub(super) async fn bootstrap(&self) -> Result<(), Error> {
-        let services = self
-            .registry
-            .store
-            .list(&kind("v1", "Service").prefix(None), ListOptions::default())
-            .map_err(|e| Error::Store(e.to_string()))?;
-        for service in services.items {
-            self.registry.services.rebuild(&service.value);
-        }
+        self.registry.services.rebuild().map_err(|e| Error::Store(e.to_string()))?;
+        repair::default_cidr(self).await?;
         for name in SYSTEM_NAMESPACES {
             let namespace = json!({
                 "apiVersion": "v1",
@@ -185,10 +181,12 @@ impl Inner {
         written.map(|_| ()).map_err(|Status { message, .. }| Error::Store(message))
     }
 
-    /// The first address of the service CIDR.
-    pub(super) fn kubernetes_ip(&self) -> Ipv4Addr {
-        let network = self.config.service_cidr.network();
-        Ipv4Addr::from(u32::from(network).saturating_add(1))
+    /// The first address of the primary service CIDR; that there is one has been checked.
+    pub(super) fn kubernetes_ip(&self) -> IpAddr {
+        match self.config.service_cidrs[0] {
+            IpNet::V4(net) => Ipv4Addr::from(u32::from(net.network()).saturating_add(1)).into(),
+            IpNet::V6(net) => Ipv6Addr::from(u128::from(net.network()).saturating_add(1)).into(),
+        }
     }
 
     /// Whether `default/kubernetes` is there: without it the cluster cannot reach this server.

@@ -184,7 +184,7 @@ fn names(inner: &Inner) -> Vec<San> {
     let ips = [
         IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(Ipv6Addr::LOCALHOST),
-        IpAddr::V4(inner.kubernetes_ip()),
+        inner.kubernetes_ip(),
         inner.config.advertise.ip(),
     ];
     dns.iter().map(|n| San::Dns((*n).to_owned())).chain(ips.into_iter().map(San::Ip)).collect()

@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, reason = "skipped tests say so")]
 
 mod bad_input;
+mod cases;
 mod clients;
 mod delete;
 mod documents;
@@ -14,6 +15,7 @@ mod limits;
 mod lists;
 mod nodes;
 mod objects;
+mod service_cidrs;
 mod services;
 mod support;
 mod tls;

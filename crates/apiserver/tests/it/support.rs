@@ -44,18 +44,55 @@ pub(crate) async fn start_forgetful() -> Fixture {
     .await
 }
 
+/// A server with these service CIDRs, the primary one first.
+pub(crate) async fn start_on(dir: TempDir, cidrs: &[&str]) -> Fixture {
+    start_with_cidrs(dir, Options::default(), cidrs).await
+}
+
 async fn start_with(dir: TempDir, options: Options) -> Fixture {
+    start_with_cidrs(dir, options, &["10.96.0.0/24"]).await
+}
+
+/// A server on the state of one that was dropped.
+pub(crate) async fn start_again(dir: TempDir) -> Fixture {
+    drop(open(&dir).await);
+    start_in(dir).await
+}
+
+/// The store of a server that was dropped; its last tasks may hold the file for a moment.
+pub(crate) async fn open(dir: &TempDir) -> Store {
+    let start = std::time::Instant::now();
+    loop {
+        match Store::open(&dir.path().join("state"), Options::default()) {
+            Ok(store) => return store,
+            Err(error) => assert!(start.elapsed() < PATIENCE, "the file stays open: {error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Why a server with these service CIDRs does not start.
+pub(crate) async fn refused(cidrs: &[&str]) -> String {
+    let dir = tempfile::tempdir().unwrap();
     let pki = Arc::new(Pki::ephemeral().unwrap());
-    let server = Server::new(Config {
+    let outcome = Server::new(config(&dir, &pki, Options::default(), cidrs)).await;
+    outcome.err().expect("the server starts").to_string()
+}
+
+async fn start_with_cidrs(dir: TempDir, options: Options, cidrs: &[&str]) -> Fixture {
+    let pki = Arc::new(Pki::ephemeral().unwrap());
+    let server = Server::new(config(&dir, &pki, options, cidrs)).await.unwrap();
+    Fixture { server, pki, dir }
+}
+
+fn config(dir: &TempDir, pki: &Arc<Pki>, options: Options, cidrs: &[&str]) -> Config {
+    Config {
         store: Store::open(&dir.path().join("state"), options).unwrap(),
         pki: pki.clone(),
-        service_cidr: "10.96.0.0/24".parse().unwrap(),
+        service_cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
         node_port_range: 30000..=30100,
         advertise: "172.30.0.1:6443".parse().unwrap(),
-    })
-    .await
-    .unwrap();
-    Fixture { server, pki, dir }
+    }
 }
 
 impl Fixture {

@@ -81,7 +81,7 @@ impl World {
         let server = Server::new(portolan_apiserver::Config {
             store,
             pki: Arc::clone(&pki),
-            service_cidr: "10.96.0.0/12".parse().unwrap(),
+            service_cidrs: vec!["10.96.0.0/12".parse().unwrap()],
             node_port_range: 30000..=32767,
             advertise: "172.30.0.1:6443".parse().unwrap(),
         })

@@ -12,7 +12,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ipnet::{IpNet, Ipv4Net};
 use kube::Client;
 use portolan_apiserver::pki::{Pki, Usage, write_private};
 use portolan_apiserver::{Server, UserInfo};
@@ -38,7 +37,6 @@ use crate::fabric::{Fabric, Forwarding};
 use crate::host::Attachment;
 use crate::message::{Boot, Summary};
 use crate::namespaces::Namespaces;
-use crate::nets::Nets;
 
 /// How long the parts may take to end before the process ends without them.
 const STOP_LIMIT: Duration = Duration::from_secs(8);
@@ -212,7 +210,7 @@ impl Lab {
         let server = Server::new(portolan_apiserver::Config {
             store,
             pki,
-            service_cidr: allocated(&config.service_cidr)?,
+            service_cidrs: config.service_cidr.iter().collect(),
             node_port_range: config.node_ports.first..=config.node_ports.last,
             advertise: inside,
         })
@@ -300,22 +298,6 @@ impl Lab {
             tracing::warn!("some parts did not end in time");
         }
     }
-}
-
-/// The range that the API server allocates cluster IPs of: so far it takes one, of IPv4.
-fn allocated(services: &Nets) -> Result<Ipv4Net, LabError> {
-    services
-        .iter()
-        .find_map(|net| match net {
-            IpNet::V4(net) => Some(net),
-            IpNet::V6(_) => None,
-        })
-        .ok_or_else(|| LabError::Argument {
-            flag: "--service-cidr",
-            value: services.to_string(),
-            problem: "the API server allocates cluster IPs of IPv4 only so far".into(),
-            hint: "give an IPv4 network, too".into(),
-        })
 }
 
 async fn blocking<T: Send + 'static>(

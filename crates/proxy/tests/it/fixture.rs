@@ -164,7 +164,7 @@ impl Fixture {
                 let server = Server::new(Config {
                     store: Store::open(&path, Options::default()).unwrap(),
                     pki,
-                    service_cidr: "10.96.0.0/12".parse().unwrap(),
+                    service_cidrs: vec!["10.96.0.0/12".parse().unwrap()],
                     node_port_range: 30000..=32767,
                     advertise,
                 })
