@@ -36,6 +36,11 @@ impl AddressType {
         }
     }
 
+    /// The family that a slice's address type names; none for `FQDN`.
+    pub(crate) fn named(kind: &str) -> Option<Self> {
+        [Self::IPv4, Self::IPv6].into_iter().find(|family| family.as_str() == kind)
+    }
+
     pub(crate) fn of(address: &str) -> Option<Self> {
         Some(match address.parse().ok()? {
             IpAddr::V4(_) => Self::IPv4,
@@ -202,16 +207,8 @@ pub(crate) fn hostname(service: &Service, pod: &Pod) -> Option<String> {
 /// The families that the Service has addresses of.
 pub(crate) fn families(service: &Service) -> Vec<AddressType> {
     let spec = service.spec.clone().unwrap_or_default();
-    let named: Vec<_> = spec
-        .ip_families
-        .iter()
-        .flatten()
-        .filter_map(|family| match family.as_str() {
-            "IPv4" => Some(AddressType::IPv4),
-            "IPv6" => Some(AddressType::IPv6),
-            _ => None,
-        })
-        .collect();
+    let named: Vec<_> =
+        spec.ip_families.iter().flatten().filter_map(|family| AddressType::named(family)).collect();
     if !named.is_empty() {
         return named;
     }
