@@ -27,6 +27,8 @@ pub struct Config {
     pub workers: usize,
     /// Endpoints in one EndpointSlice at most; default 100.
     pub max_endpoints_per_slice: usize,
+    /// Addresses mirrored from one subset of an Endpoints object at most; default 1000.
+    pub mirroring_max_endpoints_per_subset: usize,
 }
 
 impl Config {
@@ -44,6 +46,7 @@ impl Config {
             terminated_pod_threshold: 12_500,
             workers: 5,
             max_endpoints_per_slice: 100,
+            mirroring_max_endpoints_per_subset: 1000,
         }
     }
 }

@@ -29,6 +29,7 @@ use parking_lot::Mutex;
 use self::endpoint::ZONE;
 use self::hinted::Hinted;
 use self::memory::Memory;
+pub(crate) use self::pack::held;
 use self::plan::{Input, MANAGED_BY, MANAGER, Plan, SERVICE_NAME, plan};
 use self::trigger::TriggerTimes;
 use crate::cache::{Cache, Change};

@@ -14,6 +14,7 @@ mod deployment;
 mod discovery;
 mod endpoints;
 mod endpointslice;
+mod endpointslicemirroring;
 mod error;
 pub mod event;
 mod garbage;
