@@ -71,7 +71,7 @@ impl Reconcile for EndpointsController {
             self.times.lock().forget(key);
             return Ok(None);
         }
-        let pods = index::pods(kinds, &service);
+        let pods = index::pods(&kinds.pods.cache, &service);
         let trigger = self.times.lock().observe(key, &service, &pods);
         match plan(&service, &pods, present.as_deref(), trigger) {
             None => {}

@@ -14,8 +14,10 @@ mod pack;
 pub(crate) mod plan;
 #[cfg(test)]
 mod tests;
-mod topology;
+pub(crate) mod topology;
 pub(crate) mod trigger;
+#[cfg(test)]
+mod upstream;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -36,6 +38,7 @@ use crate::cache::{Cache, Change};
 use crate::event::{EventType, Recorder};
 use crate::kind::Grace;
 use crate::kinds::Kinds;
+use crate::metrics::Metrics;
 use crate::object::{Key, Meta};
 use crate::pod::{is_finished, is_ready, node_name};
 use crate::queue::WorkQueue;
@@ -53,11 +56,17 @@ pub(crate) struct EndpointSlices {
     /// Counts the changes of nodes' zones, and of nodes.
     nodes: Arc<AtomicU64>,
     hinted: Arc<Mutex<Hinted>>,
+    metrics: Arc<Metrics>,
     max: usize,
 }
 
 impl EndpointSlices {
-    pub(crate) fn new(kinds: &Arc<Kinds>, recorder: &Recorder, max: usize) -> Arc<Self> {
+    pub(crate) fn new(
+        kinds: &Arc<Kinds>,
+        recorder: &Recorder,
+        metrics: &Arc<Metrics>,
+        max: usize,
+    ) -> Arc<Self> {
         let queue = Arc::new(WorkQueue::new());
         watch_services(kinds, &queue);
         let added = Arc::clone(&queue);
@@ -81,6 +90,7 @@ impl EndpointSlices {
             memories: Mutex::new(HashMap::new()),
             nodes,
             hinted,
+            metrics: Arc::clone(metrics),
             max,
         })
     }
@@ -89,6 +99,7 @@ impl EndpointSlices {
         self.times.lock().forget(key);
         self.memories.lock().remove(key);
         self.hinted.lock().forget(key);
+        self.metrics.slices.forget(key);
     }
 }
 
@@ -193,6 +204,7 @@ impl Reconcile for EndpointSlices {
             }
         }
         let outcome = self.perform(&plan).await;
+        self.metrics.slices.observe(key, &service, &plan, outcome.is_ok());
         if let Err(error) = &outcome
             && !matches!(error, Error::Api(api) if crate::kind::is_conflict(api))
         {
@@ -221,8 +233,8 @@ impl EndpointSlices {
         let kinds = &self.kinds;
         // Before the pods are read: what changes later brings the key back.
         let nodes = self.nodes.load(Ordering::Relaxed);
-        let pods = index::pods(kinds, service);
-        let slices = index::slices(kinds, key, MANAGER);
+        let pods = index::pods(&kinds.pods.cache, service);
+        let slices = index::slices(&kinds.endpoint_slices.cache, key, MANAGER);
         let trigger = self.times.lock().observe(key, service, &pods);
         // Nobody else works on this key meanwhile.
         let mut memory = self.memories.lock().remove(key).unwrap_or_default();

@@ -104,7 +104,7 @@ impl Reconcile for Mirroring {
 
     async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
         let kinds = &self.kinds;
-        let slices = index::slices(kinds, key, MANAGER);
+        let slices = index::slices(&kinds.endpoint_slices.cache, key, MANAGER);
         let mut plan = match self.source(key) {
             Some(endpoints) => {
                 let mut plan = plan(&endpoints, &slices, self.max);

@@ -58,8 +58,12 @@ pub(crate) async fn run(
     let taint_eviction = TaintEviction::new(&kinds, &recorder, &clock);
     let contents = NamespaceContents::new(&kinds, &config.root_ca);
     let scheduler = Scheduler::new(&kinds, &recorder, &clock);
-    let endpoint_slices =
-        EndpointSlices::new(&kinds, &recorder, config.max_endpoints_per_slice.clamp(1, 1000));
+    let endpoint_slices = EndpointSlices::new(
+        &kinds,
+        &recorder,
+        &config.metrics,
+        config.max_endpoints_per_slice.clamp(1, 1000),
+    );
     let endpoints = EndpointsController::new(&kinds);
     let mirroring =
         Mirroring::new(&kinds, &recorder, config.mirroring_max_endpoints_per_subset.clamp(1, 1000));

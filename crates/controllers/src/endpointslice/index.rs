@@ -13,7 +13,6 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use super::plan::{MANAGED_BY, SERVICE_NAME};
 use super::selected_labels;
 use crate::cache::Cache;
-use crate::kinds::Kinds;
 use crate::object::{Key, Meta};
 use crate::selector::Selector;
 
@@ -37,10 +36,10 @@ pub(crate) fn of_slice(slice: &EndpointSlice) -> Vec<String> {
 }
 
 /// The pods that the Service selects, by name.
-pub(crate) fn pods(kinds: &Kinds, service: &Service) -> Vec<Arc<Pod>> {
+pub(crate) fn pods(pods: &Cache<Pod>, service: &Service) -> Vec<Arc<Pod>> {
     let Some(labels) = selected_labels(service) else { return Vec::new() };
     let pairs: Vec<_> = labels.iter().map(pair).collect();
-    let mut pods = kinds.pods.cache.rarest(service.namespace(), &pairs);
+    let mut pods = pods.rarest(service.namespace(), &pairs);
     if let [_, _, ..] = pairs.as_slice() {
         let selector = Selector::equal(labels);
         pods.retain(|p| selector.matches(p.metadata.labels.as_ref()));
@@ -54,8 +53,12 @@ pub(super) fn candidates(services: &Cache<Service>, pod: &Pod) -> Vec<Arc<Servic
 }
 
 /// The slices of a Service that `manager` made and nobody is deleting, by name.
-pub(crate) fn slices(kinds: &Kinds, service: &Key, manager: &str) -> Vec<Arc<EndpointSlice>> {
-    let mut slices = kinds.endpoint_slices.cache.indexed(&service.namespace, &service.name);
+pub(crate) fn slices(
+    slices: &Cache<EndpointSlice>,
+    service: &Key,
+    manager: &str,
+) -> Vec<Arc<EndpointSlice>> {
+    let mut slices = slices.indexed(&service.namespace, &service.name);
     slices.retain(|s| s.label(MANAGED_BY) == Some(manager) && !s.is_terminating());
     slices
 }

@@ -194,6 +194,11 @@ impl Group {
         Begun { settled, open, wanted: wanted.collect() }
     }
 
+    /// How many endpoints there are to be.
+    pub(super) fn wanted(&self) -> usize {
+        self.desired.len()
+    }
+
     /// These slices need no write.
     pub(super) fn settle(&mut self, slices: &[Arc<EndpointSlice>]) {
         for slice in slices {

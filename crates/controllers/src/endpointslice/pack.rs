@@ -21,6 +21,9 @@ pub(super) struct Packing {
     pub(super) delete: Vec<Arc<EndpointSlice>>,
     /// Slices that are as they should be.
     pub(super) untouched: Vec<Arc<EndpointSlice>>,
+    /// Endpoints that no slice had, and such that are no more.
+    pub(super) added: usize,
+    pub(super) removed: usize,
 }
 
 /// Packs `wanted` into slices and new ones of at most `max`. `untouched` are known to be right and
@@ -49,7 +52,10 @@ pub(super) fn pack(
                     changed = true;
                     wanted.insert(Identity::of(&fresh), fresh);
                 }
-                None => changed = true,
+                None => {
+                    changed = true;
+                    packing.removed += 1;
+                }
             }
         }
         if kept.is_empty() {
@@ -61,6 +67,7 @@ pub(super) fn pack(
         }
     }
 
+    packing.added = wanted.len();
     packing.update.sort_by_key(|(slice, kept)| (Reverse(kept.len()), slice.name().to_owned()));
     for (_, kept) in &mut packing.update {
         fill(kept, &mut wanted, max);

@@ -17,7 +17,7 @@ use crate::pod::generate_name;
 
 pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 pub(crate) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
-pub(super) const MANAGER: &str = "endpointslice-controller.k8s.io";
+pub(crate) const MANAGER: &str = "endpointslice-controller.k8s.io";
 pub(crate) const HEADLESS: &str = "service.kubernetes.io/headless";
 pub(crate) const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
@@ -30,6 +30,22 @@ pub(crate) struct Plan {
     pub(crate) missing_node: Option<String>,
     /// What became of the hints that `topology-mode` asks for, by family.
     pub(crate) hints: Vec<(AddressType, Hints)>,
+    pub(crate) counts: Counts,
+}
+
+/// The plan in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// Endpoints that no slice had.
+    pub(crate) added: usize,
+    /// Endpoints in slices that are no more.
+    pub(crate) removed: usize,
+    /// Endpoints that there are to be.
+    pub(crate) desired: usize,
+    /// Slices afterwards.
+    pub(crate) slices: usize,
+    /// Slices that would do, were they all full.
+    pub(crate) ideal: usize,
 }
 
 /// Hints under `topology-mode: Auto`.
@@ -98,6 +114,10 @@ pub(crate) fn plan<F: Fn(&str) -> Option<Arc<Node>>>(
             let begun = group.begin(old);
             let packing = pack(begun.settled, &begun.open, begun.wanted, max, stale, same);
             group.settle(&packing.untouched);
+            plan.counts.added += packing.added;
+            plan.counts.removed += packing.removed;
+            plan.counts.desired += group.wanted();
+            plan.counts.ideal += group.wanted().div_ceil(max);
             create.extend(packing.create.into_iter().map(|e| writer.create(family, ports, e)));
             update.extend(packing.update.into_iter().map(|(s, e)| writer.update(&s, e)));
             delete.extend(packing.delete);
@@ -107,6 +127,7 @@ pub(crate) fn plan<F: Fn(&str) -> Option<Arc<Node>>>(
             let gone = *kind == family.as_str() && !groups.contains_key(ports);
             if gone {
                 existing += old.len();
+                plan.counts.removed += old.iter().map(|s| held(s).len()).sum::<usize>();
                 delete.append(old);
             }
             !gone
@@ -137,6 +158,8 @@ pub(crate) fn plan<F: Fn(&str) -> Option<Arc<Node>>>(
     }
     // Slices of a family that the Service no longer has.
     plan.delete.extend(present.into_values().flatten());
+    plan.counts.slices = (slices.len() + plan.create.len()).saturating_sub(plan.delete.len());
+    plan.counts.ideal = plan.counts.ideal.max(1);
     plan
 }
 
