@@ -8,11 +8,14 @@
 //! - An object seen deleted is not revived by a late answer: its uid is remembered for a while.
 //! - Handlers run in the order of the changes, one at a time; they only enqueue.
 
+mod index;
+
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
 
+use self::index::Index;
 use crate::object::{Key, Meta, Object};
 
 const TOMBSTONES: usize = 4096;
@@ -48,6 +51,7 @@ pub(crate) struct Cache<K> {
 struct Objects<K> {
     by_namespace: HashMap<String, BTreeMap<String, Arc<K>>>,
     by_controller: HashMap<String, HashSet<Key>>,
+    index: Index<K>,
 }
 
 struct Writer<K> {
@@ -63,10 +67,16 @@ struct Writer<K> {
 
 impl<K: Object> Cache<K> {
     pub(crate) fn new() -> Self {
+        Self::indexed_by(|_| Vec::new())
+    }
+
+    /// A cache that finds objects by the values which `values` gives for them.
+    pub(crate) fn indexed_by(values: fn(&K) -> Vec<String>) -> Self {
         Self {
             objects: RwLock::new(Objects {
                 by_namespace: HashMap::new(),
                 by_controller: HashMap::new(),
+                index: Index::new(values),
             }),
             writer: Mutex::new(Writer {
                 handlers: Vec::new(),
@@ -95,6 +105,30 @@ impl<K: Object> Cache<K> {
             .get(namespace)
             .map(|n| n.values().cloned().collect())
             .unwrap_or_default()
+    }
+
+    /// The objects of a namespace that the index has under `value`, by name.
+    pub(crate) fn indexed(&self, namespace: &str, value: &str) -> Vec<Arc<K>> {
+        let objects = self.objects.read();
+        let found = objects.index.under(namespace, value);
+        found.map(|named| named.values().cloned().collect()).unwrap_or_default()
+    }
+
+    /// The objects of a namespace under that one of `values` which has the fewest, by name.
+    pub(crate) fn rarest<'v>(
+        &self,
+        namespace: &str,
+        values: impl IntoIterator<Item = &'v String>,
+    ) -> Vec<Arc<K>> {
+        let objects = self.objects.read();
+        let mut fewest: Option<&BTreeMap<String, Arc<K>>> = None;
+        for value in values {
+            let Some(found) = objects.index.under(namespace, value) else { return Vec::new() };
+            if fewest.is_none_or(|f| found.len() < f.len()) {
+                fewest = Some(found);
+            }
+        }
+        fewest.map(|named| named.values().cloned().collect()).unwrap_or_default()
     }
 
     /// Every object.
@@ -213,6 +247,7 @@ impl<K: Object> Cache<K> {
             if let Some(owner) = old.as_ref().and_then(|o| o.controller()) {
                 forget_owner(&mut objects.by_controller, &owner.uid, &key);
             }
+            objects.index.replace(&key, old.as_deref(), Some(&new));
             if let Some(owner) = new.controller() {
                 objects.by_controller.entry(owner.uid.clone()).or_default().insert(key.clone());
             }
@@ -245,6 +280,7 @@ impl<K: Object> Cache<K> {
                 return;
             }
             let Some(old) = namespace.remove(&key.name) else { return };
+            objects.index.replace(&key, Some(&old), None);
             if namespace.is_empty() {
                 objects.by_namespace.remove(&key.namespace);
             }
@@ -320,6 +356,33 @@ mod tests {
         second.metadata.uid = Some("other".into());
         cache.seen(second);
         assert_eq!(*log.lock(), [(false, true), (true, false), (false, true)]);
+    }
+
+    #[test]
+    fn objects_are_found_by_what_the_index_says_of_them_as_it_changes() {
+        let labels = |p: &Pod| {
+            let labels = p.metadata.labels.iter().flatten();
+            labels.map(|(key, value)| format!("{key}={value}")).collect()
+        };
+        let labelled = |name: &str, version, pairs: &[(&str, &str)]| {
+            at(crate::testing::labelled(pod("a", name), pairs), version)
+        };
+        let cache = Cache::indexed_by(labels);
+        cache.seen(labelled("p", 1, &[("app", "web"), ("tier", "front")]));
+        cache.seen(labelled("q", 2, &[("app", "web")]));
+        let named = |found: Vec<Arc<Pod>>| -> Vec<String> {
+            found.iter().map(|p| p.name().to_owned()).collect()
+        };
+        assert_eq!(named(cache.indexed("a", "app=web")), ["p", "q"]);
+        assert!(cache.indexed("b", "app=web").is_empty());
+        let both = ["app=web".to_owned(), "tier=front".to_owned()];
+        assert_eq!(named(cache.rarest("a", &both)), ["p"]);
+        cache.seen(labelled("p", 3, &[("app", "db")]));
+        assert_eq!(named(cache.indexed("a", "app=web")), ["q"]);
+        assert!(cache.rarest("a", &both).is_empty());
+        cache.deleted(&labelled("q", 2, &[("app", "web")]));
+        assert!(cache.indexed("a", "app=web").is_empty());
+        assert_eq!(named(cache.indexed("a", "app=db")), ["p"]);
     }
 
     #[test]

@@ -3,9 +3,12 @@
 //! Immutable afterwards. Every default is the one kube-controller-manager or kube-scheduler uses,
 //! unless its documentation says otherwise.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+
+use crate::Metrics;
 
 /// Configuration of all controllers.
 #[derive(Clone, Debug)]
@@ -29,6 +32,10 @@ pub struct Config {
     pub workers: usize,
     /// Endpoints in one EndpointSlice at most; default 100.
     pub max_endpoints_per_slice: usize,
+    /// Addresses mirrored from one subset of an Endpoints object at most; default 1000.
+    pub mirroring_max_endpoints_per_subset: usize,
+    /// What the controllers count; keep a clone to read it.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Config {
@@ -44,6 +51,8 @@ impl Config {
             terminated_pod_threshold: 12_500,
             workers: 5,
             max_endpoints_per_slice: 100,
+            mirroring_max_endpoints_per_subset: 1000,
+            metrics: Arc::default(),
         }
     }
 }

@@ -1,16 +1,17 @@
 //! Endpoints: the older form of where a Service's pods are, for `kubectl get endpoints`.
 
 mod plan;
+mod subsets;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use self::plan::{Write, plan};
+use self::plan::{MANAGED_BY, MANAGER, Write, plan};
 use crate::Result;
 use crate::endpointslice::trigger::TriggerTimes;
-use crate::endpointslice::{selector, watch_services};
+use crate::endpointslice::{index, selector, watch_services};
 use crate::kind::{Grace, is_already_exists};
 use crate::kinds::Kinds;
 use crate::object::{Key, Meta};
@@ -29,7 +30,17 @@ impl EndpointsController {
         let queue = Arc::new(WorkQueue::new());
         watch_services(kinds, &queue);
         let added = Arc::clone(&queue);
-        kinds.endpoints.cache.subscribe(move |change| added.add(Key::of(&**change.latest())));
+        let services = Arc::clone(&kinds.services);
+        kinds.endpoints.cache.subscribe(move |change| {
+            let latest = change.latest();
+            let key = Key::of(&**latest);
+            // What somebody wrote by hand may come before its Service; only what we made, or what
+            // a Service leaves behind, goes for want of one.
+            let ours = latest.label(MANAGED_BY) == Some(MANAGER);
+            if ours || change.new.is_none() || services.cache.find(&key).is_some() {
+                added.add(key);
+            }
+        });
         Arc::new(Self {
             kinds: Arc::clone(kinds),
             queue,
@@ -56,11 +67,11 @@ impl Reconcile for EndpointsController {
             }
             return Ok(None);
         };
-        let Some(selector) = selector(&service).filter(|_| !service.is_terminating()) else {
+        if selector(&service).is_none() || service.is_terminating() {
+            self.times.lock().forget(key);
             return Ok(None);
-        };
-        let mut pods = kinds.pods.cache.in_namespace(&key.namespace);
-        pods.retain(|p| selector.matches(p.metadata.labels.as_ref()));
+        }
+        let pods = index::pods(&kinds.pods.cache, &service);
         let trigger = self.times.lock().observe(key, &service, &pods);
         match plan(&service, &pods, present.as_deref(), trigger) {
             None => {}

@@ -1,31 +1,44 @@
 //! EndpointSlices: where a Service's pods are.
 //!
 //! A change is written at once; nothing waits for a batch to fill, since one machine has no fleet
-//! of watchers to spare.
+//! of watchers to spare. What was found at the last look at a Service is kept, so that a change of
+//! one pod among thousands costs that pod and its slice.
 
 pub(crate) mod endpoint;
 #[cfg(test)]
 mod golden;
+mod hinted;
+pub(crate) mod index;
+pub(crate) mod memory;
 mod pack;
 pub(crate) mod plan;
 #[cfg(test)]
 mod tests;
+pub(crate) mod topology;
 pub(crate) mod trigger;
+#[cfg(test)]
+mod upstream;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::future::try_join_all;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use parking_lot::Mutex;
 
-use self::plan::{Input, MANAGED_BY, MANAGER, SERVICE_NAME, plan};
+use self::endpoint::ZONE;
+use self::hinted::Hinted;
+use self::memory::Memory;
+pub(crate) use self::pack::held;
+use self::plan::{Input, MANAGED_BY, MANAGER, Plan, SERVICE_NAME, plan};
 use self::trigger::TriggerTimes;
 use crate::cache::{Cache, Change};
 use crate::event::{EventType, Recorder};
 use crate::kind::Grace;
 use crate::kinds::Kinds;
+use crate::metrics::Metrics;
 use crate::object::{Key, Meta};
 use crate::pod::{is_finished, is_ready, node_name};
 use crate::queue::WorkQueue;
@@ -39,11 +52,21 @@ pub(crate) struct EndpointSlices {
     recorder: Recorder,
     queue: Arc<WorkQueue<Key>>,
     times: Mutex<TriggerTimes>,
+    memories: Mutex<HashMap<Key, Memory>>,
+    /// Counts the changes of nodes' zones, and of nodes.
+    nodes: Arc<AtomicU64>,
+    hinted: Arc<Mutex<Hinted>>,
+    metrics: Arc<Metrics>,
     max: usize,
 }
 
 impl EndpointSlices {
-    pub(crate) fn new(kinds: &Arc<Kinds>, recorder: &Recorder, max: usize) -> Arc<Self> {
+    pub(crate) fn new(
+        kinds: &Arc<Kinds>,
+        recorder: &Recorder,
+        metrics: &Arc<Metrics>,
+        max: usize,
+    ) -> Arc<Self> {
         let queue = Arc::new(WorkQueue::new());
         watch_services(kinds, &queue);
         let added = Arc::clone(&queue);
@@ -56,14 +79,49 @@ impl EndpointSlices {
                 }
             }
         });
+        let nodes = Arc::new(AtomicU64::new(0));
+        let hinted = Arc::new(Mutex::new(Hinted::default()));
+        watch_nodes(kinds, &queue, &nodes, &hinted);
         Arc::new(Self {
             kinds: Arc::clone(kinds),
             recorder: recorder.component("endpoint-slice-controller"),
             queue,
             times: Mutex::new(TriggerTimes::default()),
+            memories: Mutex::new(HashMap::new()),
+            nodes,
+            hinted,
+            metrics: Arc::clone(metrics),
             max,
         })
     }
+
+    fn forget(&self, key: &Key) {
+        self.times.lock().forget(key);
+        self.memories.lock().remove(key);
+        self.hinted.lock().forget(key);
+        self.metrics.slices.forget(key);
+    }
+}
+
+fn watch_nodes(
+    kinds: &Arc<Kinds>,
+    queue: &Arc<WorkQueue<Key>>,
+    count: &Arc<AtomicU64>,
+    hinted: &Arc<Mutex<Hinted>>,
+) {
+    let (all, added) = (Arc::clone(&kinds.nodes), Arc::clone(queue));
+    let (count, hinted) = (Arc::clone(count), Arc::clone(hinted));
+    kinds.nodes.cache.subscribe(move |change| {
+        let zone = |node: Option<&Arc<Node>>| node.map(|n| n.label(ZONE).map(str::to_owned));
+        if zone(change.old) != zone(change.new) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        if hinted::matters(change) {
+            for key in hinted.lock().nodes_are(&all.cache.all()) {
+                added.add(key);
+            }
+        }
+    });
 }
 
 /// Adds a Service's key when it or a pod that it selects changes.
@@ -91,26 +149,28 @@ fn matters(change: &Change<'_, Pod>) -> bool {
 }
 
 fn affected(services: &Cache<Service>, change: &Change<'_, Pod>) -> BTreeSet<Key> {
-    let namespace = change.latest().namespace();
-    services
-        .in_namespace(namespace)
-        .iter()
-        .filter(|service| {
-            selector(service)
-                .is_some_and(|s| change.sides().any(|p| s.matches(p.metadata.labels.as_ref())))
-        })
-        .map(|service| Key::of(&**service))
-        .collect()
+    let mut keys = BTreeSet::new();
+    for pod in change.sides() {
+        for service in index::candidates(services, pod) {
+            if selector(&service).is_some_and(|s| s.matches(pod.metadata.labels.as_ref())) {
+                keys.insert(Key::of(&*service));
+            }
+        }
+    }
+    keys
 }
 
 /// What the Service selects; none for a Service whose endpoints are not ours to make.
 pub(crate) fn selector(service: &Service) -> Option<Selector> {
+    selected_labels(service).map(Selector::equal)
+}
+
+fn selected_labels(service: &Service) -> Option<&BTreeMap<String, String>> {
     let spec = service.spec.as_ref()?;
     if spec.type_.as_deref() == Some("ExternalName") {
         return None;
     }
-    let labels = spec.selector.as_ref().filter(|s| !s.is_empty())?;
-    Some(Selector::equal(labels))
+    spec.selector.as_ref().filter(|s| !s.is_empty())
 }
 
 impl Reconcile for EndpointSlices {
@@ -125,35 +185,26 @@ impl Reconcile for EndpointSlices {
         let kinds = &self.kinds;
         let Some(service) = kinds.services.cache.find(key) else {
             // Its slices go with it by their owner reference.
-            self.times.lock().forget(key);
+            self.forget(key);
             return Ok(None);
         };
-        let Some(selector) = selector(&service) else { return Ok(None) };
-        if service.is_terminating() {
+        if selected_labels(&service).is_none() || service.is_terminating() {
+            self.forget(key);
             return Ok(None);
         }
-        let mut pods = kinds.pods.cache.in_namespace(&key.namespace);
-        pods.retain(|p| selector.matches(p.metadata.labels.as_ref()));
-        let mut slices = kinds.endpoint_slices.cache.in_namespace(&key.namespace);
-        slices.retain(|s| {
-            s.label(SERVICE_NAME) == Some(&key.name)
-                && s.label(MANAGED_BY) == Some(MANAGER)
-                && !s.is_terminating()
-        });
-        let trigger = self.times.lock().observe(key, &service, &pods);
-        let mut plan = plan(Input {
-            service: &service,
-            pods: &pods,
-            slices: &slices,
-            node: |name: &str| kinds.nodes.cache.find(&Key::cluster(name)),
-            trigger,
-            max: self.max,
-        });
+        let mut plan = self.plan(key, &service);
         if kinds.is_ending(&key.namespace) {
             // What is there still follows the pods, so that connections drain.
             plan.create.clear();
         }
+        for (family, hints) in &plan.hints {
+            let told = self.hinted.lock().observe(key, *family, hints);
+            if let Some((kind, reason, message)) = told {
+                self.recorder.about(&*service, kind, reason, message);
+            }
+        }
         let outcome = self.perform(&plan).await;
+        self.metrics.slices.observe(key, &service, &plan, outcome.is_ok());
         if let Err(error) = &outcome
             && !matches!(error, Error::Api(api) if crate::kind::is_conflict(api))
         {
@@ -178,7 +229,34 @@ impl Reconcile for EndpointSlices {
 }
 
 impl EndpointSlices {
-    async fn perform(&self, plan: &plan::Plan) -> Result<()> {
+    fn plan(&self, key: &Key, service: &Service) -> Plan {
+        let kinds = &self.kinds;
+        // Before the pods are read: what changes later brings the key back.
+        let nodes = self.nodes.load(Ordering::Relaxed);
+        let pods = index::pods(&kinds.pods.cache, service);
+        let slices = index::slices(&kinds.endpoint_slices.cache, key, MANAGER);
+        let trigger = self.times.lock().observe(key, service, &pods);
+        // Nobody else works on this key meanwhile.
+        let mut memory = self.memories.lock().remove(key).unwrap_or_default();
+        let shares = self.hinted.lock().shares();
+        let plan = plan(
+            &mut memory,
+            Input {
+                service,
+                pods: &pods,
+                slices: &slices,
+                node: |name: &str| kinds.nodes.cache.find(&Key::cluster(name)),
+                nodes,
+                shares: shares.as_deref(),
+                trigger,
+                max: self.max,
+            },
+        );
+        self.memories.lock().insert(key.clone(), memory);
+        plan
+    }
+
+    async fn perform(&self, plan: &Plan) -> Result<()> {
         let slices = &self.kinds.endpoint_slices;
         try_join_all(plan.create.iter().map(|s| slices.create(s))).await?;
         try_join_all(plan.update.iter().map(|s| slices.replace(s))).await?;

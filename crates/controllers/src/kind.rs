@@ -44,11 +44,16 @@ pub(crate) enum Grace {
 
 impl<K: Object> Kind<K> {
     pub(crate) fn new(client: &kube::Client) -> Arc<Self> {
-        Arc::new(Self {
-            cache: Cache::new(),
-            client: client.clone(),
-            synced: watch::Sender::new(false),
-        })
+        Self::with(client, Cache::new())
+    }
+
+    /// As [`Self::new`], the cache finding objects by `values`.
+    pub(crate) fn indexed_by(client: &kube::Client, values: fn(&K) -> Vec<String>) -> Arc<Self> {
+        Self::with(client, Cache::indexed_by(values))
+    }
+
+    fn with(client: &kube::Client, cache: Cache<K>) -> Arc<Self> {
+        Arc::new(Self { cache, client: client.clone(), synced: watch::Sender::new(false) })
     }
 
     /// Keeps the cache like the API server's objects until `shutdown`.

@@ -13,6 +13,7 @@ use kube::runtime::watcher;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::endpointslice;
 use crate::kind::Kind;
 use crate::object::{Key, Meta, Object};
 
@@ -50,10 +51,10 @@ impl Kinds {
             client: client.clone(),
             namespaces: Kind::new(client),
             nodes: Kind::new(client),
-            pods: Kind::new(client),
-            services: Kind::new(client),
+            pods: Kind::indexed_by(client, endpointslice::index::of_pod),
+            services: Kind::indexed_by(client, endpointslice::index::of_service),
             endpoints: Kind::new(client),
-            endpoint_slices: Kind::new(client),
+            endpoint_slices: Kind::indexed_by(client, endpointslice::index::of_slice),
             deployments: Kind::new(client),
             replica_sets: Kind::new(client),
             stateful_sets: Kind::new(client),

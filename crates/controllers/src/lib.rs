@@ -5,6 +5,8 @@
 //! kind, and level-triggered work queues. They speak to the API server only through
 //! [`kube::Client`], so they run beside the embedded API server and against any other.
 
+#[doc(hidden)]
+pub mod bench;
 mod cache;
 mod claim;
 mod clock;
@@ -14,11 +16,13 @@ mod deployment;
 mod discovery;
 mod endpoints;
 mod endpointslice;
+mod endpointslicemirroring;
 mod error;
 pub mod event;
 mod garbage;
 mod kind;
 mod kinds;
+mod metrics;
 mod namespace;
 mod node;
 mod object;
@@ -39,6 +43,7 @@ mod testing;
 pub use clock::{Clock, SystemClock};
 pub use config::Config;
 pub use error::{Error, Result};
+pub use metrics::Metrics;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;

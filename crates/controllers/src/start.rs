@@ -14,6 +14,7 @@ use crate::daemonset::DaemonSets;
 use crate::deployment::Deployments;
 use crate::endpoints::EndpointsController;
 use crate::endpointslice::EndpointSlices;
+use crate::endpointslicemirroring::Mirroring;
 use crate::event::Recorder;
 use crate::garbage::GarbageCollector;
 use crate::kinds::Kinds;
@@ -57,9 +58,15 @@ pub(crate) async fn run(
     let taint_eviction = TaintEviction::new(&kinds, &recorder, &clock);
     let contents = NamespaceContents::new(&kinds, &config.root_ca);
     let scheduler = Scheduler::new(&kinds, &recorder, &clock);
-    let endpoint_slices =
-        EndpointSlices::new(&kinds, &recorder, config.max_endpoints_per_slice.clamp(1, 1000));
+    let endpoint_slices = EndpointSlices::new(
+        &kinds,
+        &recorder,
+        &config.metrics,
+        config.max_endpoints_per_slice.clamp(1, 1000),
+    );
     let endpoints = EndpointsController::new(&kinds);
+    let mirroring =
+        Mirroring::new(&kinds, &recorder, config.mirroring_max_endpoints_per_subset.clamp(1, 1000));
     let replica_sets = ReplicaSets::new(&kinds, &recorder, &clock);
     let stateful_sets = StatefulSets::new(&kinds, &recorder, &clock);
     let daemon_sets = DaemonSets::new(&kinds, &recorder, &clock);
@@ -87,6 +94,7 @@ pub(crate) async fn run(
     work(&mut tasks, &scheduler, BINDERS, &stop);
     work(&mut tasks, &endpoint_slices, workers, &stop);
     work(&mut tasks, &endpoints, workers, &stop);
+    work(&mut tasks, &mirroring, workers, &stop);
     work(&mut tasks, &replica_sets, workers, &stop);
     work(&mut tasks, &stateful_sets, workers, &stop);
     work(&mut tasks, &daemon_sets, workers, &stop);

@@ -1,41 +1,31 @@
 //! The Endpoints of a Service. Pure.
 //!
-//! Addresses with the same set of ports share a subset; a pod's address stands in one subset only,
-//! among the ready or the not ready. Past a thousand addresses the object is cut and says so.
+//! Past a thousand addresses the object is cut and says so by an annotation.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{
-    EndpointAddress, EndpointPort, EndpointSubset, Endpoints, ObjectReference, Pod, Service,
+    EndpointAddress, EndpointSubset, Endpoints, ObjectReference, Pod, Service,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 
+use super::subsets::{Entry, repack, truncate};
 use crate::endpointslice::endpoint::{AddressType, families, hostname, ips, ports};
 use crate::endpointslice::plan::{HEADLESS, TRIGGER_TIME, is_headless};
 use crate::object::Meta;
 use crate::pod::{is_finished, is_ready, node_name};
 
-const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
-const MANAGER: &str = "endpoint-controller";
+pub(super) const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
+pub(super) const MANAGER: &str = "endpoint-controller";
 const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
-const CAPACITY: usize = 1000;
 
 /// What to write.
 #[derive(Debug, PartialEq)]
 pub(super) enum Write {
     Create(Endpoints),
     Replace(Endpoints),
-}
-
-/// A subset's ports: name, number, protocol, application protocol.
-type Ports = BTreeSet<(String, i32, String, Option<String>)>;
-
-#[derive(Default)]
-struct Subset {
-    ready: BTreeMap<String, EndpointAddress>,
-    not_ready: BTreeMap<String, EndpointAddress>,
 }
 
 /// Plans the Endpoints of `service`, which selects `pods`.
@@ -100,87 +90,55 @@ fn labels(service: &Service) -> BTreeMap<String, String> {
 
 /// The subsets, and whether some addresses had to be left out.
 fn subsets(service: &Service, pods: &[Arc<Pod>]) -> (Vec<EndpointSubset>, bool) {
-    let spec = service.spec.clone().unwrap_or_default();
-    let publish = spec.publish_not_ready_addresses == Some(true);
-    let service_ports = spec.ports.unwrap_or_default();
+    let spec = service.spec.as_ref();
+    let publish = spec.is_some_and(|s| s.publish_not_ready_addresses == Some(true));
+    let service_ports = spec.and_then(|s| s.ports.as_deref()).unwrap_or_default();
+    // Only a headless Service may have endpoints without ports.
+    let portless = is_headless(service) && service_ports.is_empty();
     let family = families(service).first().copied().unwrap_or(AddressType::IPv4);
-    let mut groups: BTreeMap<Ports, Subset> = BTreeMap::new();
-    let mut addresses = 0;
-    for pod in pods {
+    let entry = |pod: &Arc<Pod>| {
         if is_finished(pod) || (pod.is_terminating() && !publish) {
-            continue;
+            return None;
         }
-        let Some(ip) = ips(pod).find(|ip| ip.contains(':') == (family == AddressType::IPv6)) else {
-            continue;
-        };
-        let ports: Ports = ports(&service_ports, pod)
+        let ip = ips(pod).find(|ip| AddressType::of(ip) == Some(family))?;
+        let ports: Vec<_> = ports(service_ports, pod)
             .into_iter()
             .filter_map(|p| {
                 let protocol = p.protocol.unwrap_or_default();
                 Some((p.name.unwrap_or_default(), p.port?, protocol, p.app_protocol))
             })
             .collect();
-        // Only a headless Service may have endpoints without ports.
-        if ports.is_empty() && !(is_headless(service) && service_ports.is_empty()) {
-            continue;
-        }
-        let address = EndpointAddress {
-            ip: ip.to_owned(),
-            hostname: hostname(service, pod),
-            node_name: node_name(pod).map(str::to_owned),
-            target_ref: Some(ObjectReference {
-                kind: Some("Pod".to_owned()),
-                namespace: pod.metadata.namespace.clone(),
-                name: pod.metadata.name.clone(),
-                uid: pod.metadata.uid.clone(),
-                ..ObjectReference::default()
-            }),
-        };
-        let group = groups.entry(ports).or_default();
-        let side = if publish || is_ready(pod) { &mut group.ready } else { &mut group.not_ready };
-        side.insert(format!("{ip} {}", pod.uid()), address);
-        addresses += 1;
-    }
-    // The ready ones are kept first.
-    let mut room = CAPACITY;
-    let mut keep = |addresses: BTreeMap<String, EndpointAddress>| {
-        let kept: Vec<_> = addresses.into_values().take(room).collect();
-        room -= kept.len();
-        (!kept.is_empty()).then_some(kept)
-    };
-    let (ports, sides): (Vec<_>, Vec<_>) = groups.into_iter().unzip();
-    let (ready, not_ready): (Vec<_>, Vec<_>) =
-        sides.into_iter().map(|s| (s.ready, s.not_ready)).unzip();
-    let ready: Vec<_> = ready.into_iter().map(&mut keep).collect();
-    let not_ready: Vec<_> = not_ready.into_iter().map(&mut keep).collect();
-    let subsets = ports
-        .into_iter()
-        .zip(ready.into_iter().zip(not_ready))
-        .filter(|(_, (ready, not_ready))| ready.is_some() || not_ready.is_some())
-        .map(|(ports, (addresses, not_ready_addresses))| EndpointSubset {
-            addresses,
-            not_ready_addresses,
-            ports: Some(ports.into_iter().map(api_port).collect())
-                .filter(|p: &Vec<_>| !p.is_empty()),
+        (portless || !ports.is_empty()).then(|| Entry {
+            address: address(service, pod, ip),
+            ready: publish || is_ready(pod),
+            ports,
         })
-        .collect();
-    (subsets, addresses > CAPACITY)
+    };
+    let mut subsets = repack(pods.iter().filter_map(entry).collect());
+    let cut = truncate(&mut subsets);
+    (subsets, cut)
 }
 
-fn api_port(
-    (name, port, protocol, app_protocol): (String, i32, String, Option<String>),
-) -> EndpointPort {
-    EndpointPort {
-        name: (!name.is_empty()).then_some(name),
-        port,
-        protocol: Some(protocol),
-        app_protocol,
+fn address(service: &Service, pod: &Pod, ip: &str) -> EndpointAddress {
+    EndpointAddress {
+        ip: ip.to_owned(),
+        hostname: hostname(service, pod),
+        node_name: node_name(pod).map(str::to_owned),
+        target_ref: Some(ObjectReference {
+            kind: Some("Pod".to_owned()),
+            namespace: pod.metadata.namespace.clone(),
+            name: pod.metadata.name.clone(),
+            uid: pod.metadata.uid.clone(),
+            ..ObjectReference::default()
+        }),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::core::v1::{ServicePort, ServiceSpec};
+    use k8s_openapi::api::core::v1::{ContainerPort, ServicePort, ServiceSpec};
+    use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+    use serde_json::json;
 
     use super::*;
     use crate::testing::{at, labels, meta, pod, ready, terminating, unready, with_ip};
@@ -223,6 +181,95 @@ mod tests {
         assert_eq!(subsets[0].ports.as_ref().unwrap().len(), 2);
         assert_eq!(subsets[0].addresses.as_ref().unwrap()[0].ip, "10.244.0.2");
         assert_eq!(subsets[0].not_ready_addresses.as_ref().unwrap()[0].ip, "10.244.0.3");
+    }
+
+    /// Ports, ready and not ready addresses of each subset.
+    fn shown(endpoints: &Endpoints) -> serde_json::Value {
+        let ips = |side: &Option<Vec<EndpointAddress>>| -> Vec<String> {
+            side.iter().flatten().map(|a| a.ip.clone()).collect()
+        };
+        let subsets = endpoints.subsets.iter().flatten().map(|s| {
+            let ports: Vec<_> = s.ports.iter().flatten().map(|p| p.port).collect();
+            json!([ports, ips(&s.addresses), ips(&s.not_ready_addresses)])
+        });
+        subsets.collect()
+    }
+
+    fn serving(mut pod: Pod, name: &str, port: i32) -> Pod {
+        pod.spec.as_mut().unwrap().containers[0].ports = Some(vec![ContainerPort {
+            name: Some(name.into()),
+            container_port: port,
+            ..ContainerPort::default()
+        }]);
+        pod
+    }
+
+    #[test]
+    fn ports_with_the_same_addresses_share_a_subset() {
+        let mut named = service();
+        let ports = named.spec.as_mut().unwrap().ports.as_mut().unwrap();
+        ports[0].target_port = Some(IntOrString::String("web".into()));
+        let pods = vec![
+            serving(ready(addressed(1), 1), "web", 8080),
+            serving(ready(addressed(2), 1), "web", 8081),
+            serving(unready(addressed(3)), "web", 8080),
+            // It has no such port, so it is behind 443 only.
+            ready(addressed(4), 1),
+        ];
+        assert_eq!(
+            shown(&created(&named, pods)),
+            json!([
+                [[8080], ["10.244.0.2"], ["10.244.0.4"]],
+                [[8081], ["10.244.0.3"], []],
+                [[443], ["10.244.0.2", "10.244.0.3", "10.244.0.5"], ["10.244.0.4"]],
+            ])
+        );
+    }
+
+    #[test]
+    fn only_a_headless_service_has_addresses_without_ports() {
+        let mut bare = service();
+        bare.spec.as_mut().unwrap().ports = None;
+        let pods = || vec![ready(addressed(1), 1)];
+        assert_eq!(shown(&created(&bare, pods())), json!([]));
+        bare.spec.as_mut().unwrap().cluster_ip = Some("None".into());
+        let made = created(&bare, pods());
+        assert_eq!(shown(&made), json!([[[], ["10.244.0.2"], []]]));
+        assert_eq!(made.label(HEADLESS), Some(""));
+        assert_eq!(made.label(MANAGED_BY), Some("endpoint-controller"));
+    }
+
+    #[test]
+    fn unready_and_terminating_pods_are_published_when_asked_for() {
+        let mut open = service();
+        open.spec.as_mut().unwrap().publish_not_ready_addresses = Some(true);
+        let pods = vec![unready(addressed(1)), terminating(ready(addressed(2), 1))];
+        assert_eq!(
+            shown(&created(&open, pods)),
+            json!([[[80, 443], ["10.244.0.2", "10.244.0.3"], []]])
+        );
+    }
+
+    #[test]
+    fn the_cut_falls_on_unready_addresses_first_and_is_undone() {
+        let pods = |ready_ones: usize, others: usize| -> Vec<Pod> {
+            let ready_ones = (0..ready_ones).map(|n| ready(addressed(n), 1));
+            ready_ones.chain((2000..2000 + others).map(|n| unready(addressed(n)))).collect()
+        };
+        let counts = |e: &Endpoints| {
+            let subset = &e.subsets.as_ref().unwrap()[0];
+            let count = |side: &Option<Vec<_>>| side.as_ref().map_or(0, Vec::len);
+            (count(&subset.addresses), count(&subset.not_ready_addresses))
+        };
+        let cut = created(&service(), pods(900, 300));
+        assert_eq!(counts(&cut), (900, 100));
+        assert_eq!(counts(&created(&service(), pods(1200, 300))), (1000, 0));
+        let few: Vec<_> = pods(900, 100).into_iter().map(Arc::new).collect();
+        let Some(Write::Replace(whole)) = plan(&service(), &few, Some(&cut), None) else {
+            panic!()
+        };
+        assert_eq!(whole.annotation(OVER_CAPACITY), None);
+        assert_eq!(counts(&whole), (900, 100));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use k8s_openapi::api::discovery::v1::{
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use super::topology;
 use crate::object::Meta;
 use crate::pod::{is_finished, is_ready, node_name};
 
@@ -35,7 +36,12 @@ impl AddressType {
         }
     }
 
-    fn of(address: &str) -> Option<Self> {
+    /// The family that a slice's address type names; none for `FQDN`.
+    pub(crate) fn named(kind: &str) -> Option<Self> {
+        [Self::IPv4, Self::IPv6].into_iter().find(|family| family.as_str() == kind)
+    }
+
+    pub(crate) fn of(address: &str) -> Option<Self> {
         Some(match address.parse().ok()? {
             IpAddr::V4(_) => Self::IPv4,
             IpAddr::V6(_) => Self::IPv6,
@@ -48,7 +54,7 @@ impl AddressType {
 pub(crate) struct Ports(Vec<(String, String, Option<i32>, Option<String>)>);
 
 impl Ports {
-    pub(super) fn of(ports: &[EndpointPort]) -> Self {
+    pub(crate) fn of(ports: &[EndpointPort]) -> Self {
         let mut list: Vec<_> = ports
             .iter()
             .map(|p| {
@@ -61,7 +67,7 @@ impl Ports {
         Self(list)
     }
 
-    pub(super) fn to_api(&self) -> Vec<EndpointPort> {
+    pub(crate) fn to_api(&self) -> Vec<EndpointPort> {
         let port = |(name, protocol, port, app_protocol): &(_, _, _, _)| EndpointPort {
             name: Some(String::clone(name)),
             protocol: Some(String::clone(protocol)),
@@ -73,15 +79,15 @@ impl Ports {
 }
 
 /// Which endpoint an entry of a slice stands for.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Identity {
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Identity {
     target: (String, String),
     addresses: Vec<String>,
     hostname: Option<String>,
 }
 
 impl Identity {
-    pub(super) fn of(endpoint: &Endpoint) -> Self {
+    pub(crate) fn of(endpoint: &Endpoint) -> Self {
         let target = endpoint.target_ref.as_ref();
         let part = |of: fn(&ObjectReference) -> &Option<String>| {
             target.and_then(|t| of(t).clone()).unwrap_or_default()
@@ -97,55 +103,46 @@ impl Identity {
 }
 
 /// Endpoints by identity.
-pub(super) type Endpoints = BTreeMap<Identity, Endpoint>;
+pub(crate) type Endpoints = BTreeMap<Identity, Endpoint>;
 
-/// What a Service's pods come to.
-#[derive(Debug, Default, PartialEq)]
-pub(super) struct Desired {
-    pub(super) groups: BTreeMap<AddressType, BTreeMap<Ports, Endpoints>>,
-    /// A pod left out because its node is not known yet.
-    pub(super) missing_node: Option<String>,
+/// What one pod comes to.
+pub(super) enum Made {
+    /// An endpoint in each family that it has an address of.
+    Endpoints(Vec<(AddressType, Ports, Endpoint)>),
+    /// Nothing until this node is known.
+    NodeMissing(String),
 }
 
-/// The endpoints of `service` among `pods`, which its selector matches.
-pub(super) fn desired(
+/// The endpoints that a pod is, which the Service's selector matches.
+pub(super) fn of_pod(
     service: &Service,
-    pods: &[Arc<Pod>],
+    families: &[AddressType],
+    pod: &Pod,
     node: impl Fn(&str) -> Option<Arc<Node>>,
-) -> Desired {
-    let spec = service.spec.clone().unwrap_or_default();
-    let publish = spec.publish_not_ready_addresses == Some(true);
-    let mut desired = Desired::default();
-    for family in families(service) {
-        desired.groups.entry(family).or_default();
+) -> Made {
+    let mut made = Vec::new();
+    if is_finished(pod) || ips(pod).next().is_none() {
+        return Made::Endpoints(made);
     }
-    for pod in pods {
-        if is_finished(pod) || ips(pod).next().is_none() {
-            continue;
-        }
-        let node = node_name(pod).map(|name| (name, node(name)));
-        if let Some((name, None)) = &node
-            && !publish
-        {
-            desired.missing_node = Some((*name).to_owned());
-            continue;
-        }
-        let node = node.and_then(|(_, node)| node);
-        let ports = Ports::of(&ports(&spec.ports.clone().unwrap_or_default(), pod));
-        for (family, groups) in &mut desired.groups {
-            let addresses: Vec<_> = ips(pod)
-                .filter(|ip| AddressType::of(ip) == Some(*family))
-                .map(str::to_owned)
-                .collect();
-            if addresses.is_empty() {
-                continue;
-            }
-            let endpoint = endpoint(service, pod, node.as_deref(), addresses);
-            let group = groups.entry(ports.clone()).or_default();
-            group.insert(Identity::of(&endpoint), endpoint);
+    let spec = service.spec.as_ref();
+    let publish = spec.is_some_and(|s| s.publish_not_ready_addresses == Some(true));
+    let node = node_name(pod).map(|name| (name, node(name)));
+    if let Some((name, None)) = &node
+        && !publish
+    {
+        return Made::NodeMissing((*name).to_owned());
+    }
+    let node = node.and_then(|(_, node)| node);
+    let wanted = spec.and_then(|s| s.ports.as_deref()).unwrap_or_default();
+    let ports = Ports::of(&ports(wanted, pod));
+    for family in families {
+        let addresses: Vec<_> =
+            ips(pod).filter(|ip| AddressType::of(ip) == Some(*family)).map(str::to_owned).collect();
+        if !addresses.is_empty() {
+            made.push((*family, ports.clone(), endpoint(service, pod, node.as_deref(), addresses)));
         }
     }
-    desired
+    Made::Endpoints(made)
 }
 
 fn endpoint(service: &Service, pod: &Pod, node: Option<&Node>, addresses: Vec<String>) -> Endpoint {
@@ -164,8 +161,9 @@ fn endpoint(service: &Service, pod: &Pod, node: Option<&Node>, addresses: Vec<St
             serving: Some(serving),
             terminating: Some(terminating),
         }),
+        // Under `topology-mode: Auto` the hints depend on all endpoints together.
         hints: distribution
-            .filter(|_| ready)
+            .filter(|_| ready && !topology::is_auto(service))
             .and_then(|d| hints(d, zone.as_ref(), node_name.as_ref())),
         hostname: hostname(service, pod),
         target_ref: Some(ObjectReference {
@@ -209,16 +207,8 @@ pub(crate) fn hostname(service: &Service, pod: &Pod) -> Option<String> {
 /// The families that the Service has addresses of.
 pub(crate) fn families(service: &Service) -> Vec<AddressType> {
     let spec = service.spec.clone().unwrap_or_default();
-    let named: Vec<_> = spec
-        .ip_families
-        .iter()
-        .flatten()
-        .filter_map(|family| match family.as_str() {
-            "IPv4" => Some(AddressType::IPv4),
-            "IPv6" => Some(AddressType::IPv6),
-            _ => None,
-        })
-        .collect();
+    let named: Vec<_> =
+        spec.ip_families.iter().flatten().filter_map(|family| AddressType::named(family)).collect();
     if !named.is_empty() {
         return named;
     }

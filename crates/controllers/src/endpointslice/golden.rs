@@ -6,7 +6,9 @@ use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::json;
 
-use super::plan::{Input, plan};
+use super::memory::Memory;
+use super::plan::{Hints, Input, plan};
+use super::topology::shares;
 use crate::object::Meta;
 use crate::testing::at;
 use crate::testing::golden::check;
@@ -22,15 +24,29 @@ fn the_slices_are_those_of_the_golden_cases() {
         let pods: Vec<_> =
             pods.into_iter().filter(|p| selector.matches(p.metadata.labels.as_ref())).collect();
         let slices: Vec<Arc<EndpointSlice>> = objects.all().into_iter().map(Arc::new).collect();
-        let plan = plan(Input {
+        let all: Vec<_> = nodes.iter().cloned().map(Arc::new).collect();
+        let shares = shares(&all);
+        let input = Input {
             service,
             pods: &pods,
             slices: &slices,
             node: |name: &str| nodes.iter().find(|n| n.name() == name).cloned().map(Arc::new),
+            nodes: 0,
+            shares: shares.as_ref(),
             trigger: Some(at(1_700_000_000)),
             max: 100,
-        });
+        };
+        let plan = plan(&mut Memory::default(), input);
         let deleted: Vec<_> = plan.delete.iter().map(|s| s.name()).collect();
-        json!({ "create": plan.create, "update": plan.update, "delete": deleted })
+        let mut told = json!({ "create": plan.create, "update": plan.update, "delete": deleted });
+        for (family, hints) in &plan.hints {
+            let text = match hints {
+                Hints::Off => continue,
+                Hints::Refused(why) => why.clone(),
+                Hints::On(zones) => format!("{zones:?}"),
+            };
+            told["hints"][family.as_str()] = text.into();
+        }
+        told
     });
 }

@@ -19,18 +19,25 @@ pub(super) struct Packing {
     pub(super) create: Vec<Vec<Endpoint>>,
     pub(super) update: Vec<(Arc<EndpointSlice>, Vec<Endpoint>)>,
     pub(super) delete: Vec<Arc<EndpointSlice>>,
+    /// Slices that are as they should be.
+    pub(super) untouched: Vec<Arc<EndpointSlice>>,
+    /// Endpoints that no slice had, and such that are no more.
+    pub(super) added: usize,
+    pub(super) removed: usize,
 }
 
-/// Packs `wanted` into `slices` and new ones of at most `max`. `stale` says which slices need a
-/// write even if their endpoints stay.
+/// Packs `wanted` into slices and new ones of at most `max`. `untouched` are known to be right and
+/// hold nothing of what is wanted; `slices` are to be looked into. `stale` says which of these need
+/// a write even if their endpoints stay, `same` whether an endpoint is as it should be.
 pub(super) fn pack(
+    mut untouched: Vec<Arc<EndpointSlice>>,
     slices: &[Arc<EndpointSlice>],
     mut wanted: Endpoints,
     max: usize,
     stale: impl Fn(&EndpointSlice) -> bool,
+    same: impl Fn(&Endpoint, &Endpoint) -> bool,
 ) -> Packing {
     let mut packing = Packing::default();
-    let mut untouched = Vec::new();
     for slice in slices {
         let mut kept = Vec::with_capacity(held(slice).len());
         let mut changed = stale(slice);
@@ -38,14 +45,17 @@ pub(super) fn pack(
             match wanted.remove(&Identity::of(endpoint)) {
                 // A slice from a larger limit sheds what is too much.
                 Some(fresh) if kept.len() < max => {
-                    changed |= fresh != *endpoint;
+                    changed |= !same(&fresh, endpoint);
                     kept.push(fresh);
                 }
                 Some(fresh) => {
                     changed = true;
                     wanted.insert(Identity::of(&fresh), fresh);
                 }
-                None => changed = true,
+                None => {
+                    changed = true;
+                    packing.removed += 1;
+                }
             }
         }
         if kept.is_empty() {
@@ -53,25 +63,28 @@ pub(super) fn pack(
         } else if changed {
             packing.update.push((Arc::clone(slice), kept));
         } else {
-            untouched.push((Arc::clone(slice), kept));
+            untouched.push(Arc::clone(slice));
         }
     }
 
+    packing.added = wanted.len();
     packing.update.sort_by_key(|(slice, kept)| (Reverse(kept.len()), slice.name().to_owned()));
     for (_, kept) in &mut packing.update {
         fill(kept, &mut wanted, max);
     }
 
+    untouched.sort_by(|a, b| a.name().cmp(b.name()));
     while !wanted.is_empty() {
-        let fits = |kept: &Vec<Endpoint>| kept.len() + wanted.len() <= max;
+        let fits = |slice: &EndpointSlice| held(slice).len() + wanted.len() <= max;
         let best = untouched
             .iter()
             .enumerate()
-            .filter(|(_, (_, kept))| wanted.len() < max && fits(kept))
-            .max_by_key(|(i, (_, kept))| (kept.len(), Reverse(*i)))
+            .filter(|(_, slice)| wanted.len() < max && fits(slice))
+            .max_by_key(|(i, slice)| (held(slice).len(), Reverse(*i)))
             .map(|(i, _)| i);
         if let Some(best) = best {
-            let (slice, mut kept) = untouched.swap_remove(best);
+            let slice = untouched.remove(best);
+            let mut kept = held(&slice).to_vec();
             fill(&mut kept, &mut wanted, max);
             packing.update.push((slice, kept));
         } else {
@@ -80,11 +93,12 @@ pub(super) fn pack(
             packing.create.push(fresh);
         }
     }
+    packing.untouched = untouched;
     packing
 }
 
 /// The endpoints in a slice.
-pub(super) fn held(slice: &EndpointSlice) -> &[Endpoint] {
+pub(crate) fn held(slice: &EndpointSlice) -> &[Endpoint] {
     slice.endpoints.as_deref().unwrap_or_default()
 }
 

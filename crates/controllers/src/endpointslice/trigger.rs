@@ -3,7 +3,7 @@
 //! A pod's time is the last transition of its Ready condition, a Service's its creation; both as
 //! upstream's `TriggerTimeTracker`. kube-proxy reckons its programming latency from it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Pod, Service};
@@ -32,19 +32,36 @@ impl TriggerTimes {
     ) -> Option<Timestamp> {
         let last = self.0.entry(key.clone()).or_default();
         let created = service.metadata.creation_timestamp.as_ref().map(|t| t.0);
-        let times: HashMap<String, Timestamp> = pods
-            .iter()
-            .filter_map(|pod| {
-                let changed = ready_condition(pod)?.last_transition_time.as_ref()?.0;
-                Some((pod.name().to_owned(), changed))
-            })
-            .collect();
-        let fresh = times
-            .iter()
-            .filter(|(name, at)| last.pods.get(*name).is_none_or(|before| *at > before))
-            .map(|(_, at)| *at);
-        let earliest = fresh.chain(created.filter(|at| last.service.is_none_or(|s| *at > s))).min();
-        *last = Times { service: created, pods: times };
+        let mut earliest = created.filter(|at| last.service.is_none_or(|s| *at > s));
+        last.service = created;
+        let mut timed = 0;
+        for pod in pods {
+            let Some(changed) = ready_condition(pod).and_then(|c| c.last_transition_time.as_ref())
+            else {
+                continue;
+            };
+            timed += 1;
+            // In place: a Service of thousands of pods is looked at for each of them.
+            match last.pods.get_mut(pod.name()) {
+                Some(before) if changed.0 <= *before => {
+                    *before = changed.0;
+                    continue;
+                }
+                Some(before) => *before = changed.0,
+                None => {
+                    last.pods.insert(pod.name().to_owned(), changed.0);
+                }
+            }
+            earliest = Some(earliest.map_or(changed.0, |e| e.min(changed.0)));
+        }
+        if last.pods.len() > timed {
+            let names: HashSet<&str> = pods
+                .iter()
+                .filter(|p| ready_condition(p).is_some_and(|c| c.last_transition_time.is_some()))
+                .map(|p| p.name())
+                .collect();
+            last.pods.retain(|name, _| names.contains(name.as_str()));
+        }
         earliest
     }
 
@@ -69,6 +86,10 @@ mod tests {
         let second = Arc::new(ready(pod("ns", "b"), 70));
         assert_eq!(times.observe(&key, &service, std::slice::from_ref(&first)), Some(at(50)));
         assert_eq!(times.observe(&key, &service, std::slice::from_ref(&first)), None);
-        assert_eq!(times.observe(&key, &service, &[first, second]), Some(at(70)));
+        let both = [first, second];
+        assert_eq!(times.observe(&key, &service, &both), Some(at(70)));
+        // One that went and came back is new.
+        assert_eq!(times.observe(&key, &service, &both[..1]), None);
+        assert_eq!(times.observe(&key, &service, &both), Some(at(70)));
     }
 }

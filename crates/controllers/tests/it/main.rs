@@ -5,6 +5,8 @@ mod cluster;
 #[cfg(test)]
 mod deletion;
 #[cfg(test)]
+mod endpoints;
+#[cfg(test)]
 mod kubectl;
 #[cfg(test)]
 mod services;
