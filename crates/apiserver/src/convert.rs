@@ -23,6 +23,11 @@ fn is_new_event(kind: &Kind) -> bool {
     kind.group == "events.k8s.io"
 }
 
+/// Whether a stored value is in the form of `kind` already.
+pub(crate) fn is_stored_form(kind: &Kind) -> bool {
+    !is_new_event(kind)
+}
+
 /// The stored value in the form of `kind`.
 pub(crate) fn from_stored<'a>(kind: &Kind, value: &'a Value) -> Cow<'a, Value> {
     if !is_new_event(kind) {

@@ -1,30 +1,41 @@
-//! From stored objects to bytes, without copying them: the resource version and the version's form are put in while
-//! writing. What a watch sends is encoded once per event and shared by all its watchers.
+//! From stored objects to bytes: their text is sent as it is stored, with the resource version put in ([`splice`]);
+//! only what has to change its form is taken apart. What a watch sends is encoded once per event and shared by all its watchers.
 
-use std::borrow::Cow;
+mod splice;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use portolan_api::Kind;
-use portolan_store::Stored;
+use portolan_store::{Object, Stored};
 use serde::Serialize;
-use serde::ser::SerializeMap;
-use serde_json::{Map, Value, json};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
 use crate::convert;
 
 /// An object as it is written: the stored value with its resource version.
 pub(crate) struct Versioned<'a> {
-    value: Cow<'a, Value>,
+    form: Form<'a>,
     revision: u64,
+}
+
+enum Form<'a> {
+    Stored(&'a Object),
+    Converted(Value),
 }
 
 impl<'a> Versioned<'a> {
     /// `revision` zero (a dry run) leaves the resource version out.
-    pub(crate) fn new(kind: &Kind, value: &'a Value, revision: u64) -> Versioned<'a> {
-        Versioned { value: convert::from_stored(kind, value), revision }
+    pub(crate) fn new(kind: &Kind, object: &'a Object, revision: u64) -> Versioned<'a> {
+        let form = if convert::is_stored_form(kind) {
+            Form::Stored(object)
+        } else {
+            Form::Converted(convert::from_stored(kind, object).into_owned())
+        };
+        Versioned { form, revision }
     }
 
     pub(crate) fn of(kind: &Kind, stored: &'a Stored) -> Versioned<'a> {
@@ -32,7 +43,10 @@ impl<'a> Versioned<'a> {
     }
 
     pub(crate) fn into_value(self) -> Value {
-        let mut value = self.value.into_owned();
+        let mut value = match self.form {
+            Form::Stored(object) => Value::clone(object),
+            Form::Converted(value) => value,
+        };
         if self.revision != 0 {
             value["metadata"]["resourceVersion"] = self.revision.to_string().into();
         }
@@ -41,43 +55,22 @@ impl<'a> Versioned<'a> {
 
     /// The object's metadata alone, as PartialObjectMetadata.
     pub(crate) fn into_partial(self) -> Value {
-        let value = self.into_value();
+        let mut value = self.into_value();
         json!({
             "kind": "PartialObjectMetadata",
             "apiVersion": "meta.k8s.io/v1",
-            "metadata": value["metadata"],
+            "metadata": value["metadata"].take(),
         })
     }
 }
 
 impl Serialize for Versioned<'_> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Some(object) = self.value.as_object().filter(|_| self.revision != 0) else {
-            return self.value.serialize(serializer);
+        let text = match &self.form {
+            Form::Stored(object) => splice::with_version(object.json(), self.revision),
+            Form::Converted(value) => splice::with_version(&to_json(value), self.revision),
         };
-        let mut map = serializer.serialize_map(Some(object.len()))?;
-        for (key, value) in object {
-            match value.as_object().filter(|_| key == "metadata") {
-                Some(metadata) => {
-                    map.serialize_entry(key, &Metadata(metadata, self.revision))?;
-                }
-                None => map.serialize_entry(key, value)?,
-            }
-        }
-        map.end()
-    }
-}
-
-struct Metadata<'a>(&'a Map<String, Value>, u64);
-
-impl Serialize for Metadata<'_> {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.0.len() + 1))?;
-        for (key, value) in self.0 {
-            map.serialize_entry(key, value)?;
-        }
-        map.serialize_entry("resourceVersion", &self.1.to_string())?;
-        map.end()
+        RawValue::from_string(text).map_err(serde::ser::Error::custom)?.serialize(serializer)
     }
 }
 
