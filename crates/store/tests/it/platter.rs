@@ -66,6 +66,8 @@ struct State {
     power_until: Option<u64>,
     /// This operation fails, once.
     fault_at: Option<u64>,
+    /// The next sync fails.
+    sync_fault: bool,
     /// Opening fails.
     unreadable: bool,
     size: u64,
@@ -88,6 +90,7 @@ impl Platter {
             syncs: 0,
             power_until: None,
             fault_at: None,
+            sync_fault: false,
             unreadable: false,
             size: u64::MAX,
         })))
@@ -119,6 +122,7 @@ impl Platter {
     pub(crate) fn power_on(&self) {
         let mut state = self.state();
         state.power_until = None;
+        state.fault_at = None;
         state.lose();
         state.current = state.durable.clone();
     }
@@ -127,6 +131,11 @@ impl Platter {
     pub(crate) fn fail_after(&self, operations: u64) {
         let mut state = self.state();
         state.fault_at = Some(state.operations + operations);
+    }
+
+    /// The next sync fails with EIO.
+    pub(crate) fn fail_next_sync(&self) {
+        self.state().sync_fault = true;
     }
 
     /// Whether the fault has happened.
@@ -276,7 +285,7 @@ impl redb::StorageBackend for Platter {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.state();
-        if state.operation()? {
+        if state.operation()? || std::mem::take(&mut state.sync_fault) {
             state.lose();
             return Err(eio());
         }
