@@ -27,6 +27,11 @@ fn is_old_autoscaler(kind: &Kind) -> bool {
     (kind.group, kind.version) == ("autoscaling", "v1")
 }
 
+/// Whether a stored value is in the form of `kind` already.
+pub(crate) fn is_stored_form(kind: &Kind) -> bool {
+    !is_new_event(kind) && !is_old_autoscaler(kind)
+}
+
 /// The stored value in the form of `kind`.
 pub(crate) fn from_stored<'a>(kind: &Kind, value: &'a Value) -> Cow<'a, Value> {
     if is_old_autoscaler(kind) {

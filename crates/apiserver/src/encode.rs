@@ -1,7 +1,9 @@
-//! From stored objects to bytes, without copying them: the resource version and the version's form are put in while
-//! writing. What a watch sends is encoded once per event and shared by all its watchers.
+//! From stored objects to bytes: their text is sent as it is stored, with the resource version put in ([`splice`]);
+//! only what has to change its form is taken apart. What a watch sends is encoded once per event and shared by all its
+//! watchers.
 
-use std::borrow::Cow;
+mod splice;
+
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -9,23 +11,34 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use portolan_api::Kind;
-use portolan_store::Stored;
+use portolan_store::{Object, Stored};
 use serde::Serialize;
 use serde::ser::SerializeMap;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use crate::convert;
 
 /// An object as it is written: the stored value with its resource version.
 pub(crate) struct Versioned<'a> {
-    value: Cow<'a, Value>,
+    shape: Shape<'a>,
     revision: u64,
+}
+
+enum Shape<'a> {
+    Stored(&'a Object),
+    Converted(Value),
 }
 
 impl<'a> Versioned<'a> {
     /// `revision` zero (a dry run) leaves the resource version out.
-    pub(crate) fn new(kind: &Kind, value: &'a Value, revision: u64) -> Versioned<'a> {
-        Versioned { value: convert::from_stored(kind, value), revision }
+    pub(crate) fn new(kind: &Kind, object: &'a Object, revision: u64) -> Versioned<'a> {
+        let shape = if convert::is_stored_form(kind) {
+            Shape::Stored(object)
+        } else {
+            Shape::Converted(convert::from_stored(kind, object).into_owned())
+        };
+        Versioned { shape, revision }
     }
 
     pub(crate) fn of(kind: &Kind, stored: &'a Stored) -> Versioned<'a> {
@@ -33,11 +46,22 @@ impl<'a> Versioned<'a> {
     }
 
     pub(crate) fn into_value(self) -> Value {
-        let mut value = self.value.into_owned();
+        let mut value = match self.shape {
+            Shape::Stored(object) => Value::clone(object),
+            Shape::Converted(value) => value,
+        };
         if self.revision != 0 {
             value["metadata"]["resourceVersion"] = self.revision.to_string().into();
         }
         value
+    }
+
+    /// Appends the JSON text.
+    pub(crate) fn append(&self, to: &mut Vec<u8>) {
+        match &self.shape {
+            Shape::Stored(object) => splice::append(object.json(), self.revision, to),
+            Shape::Converted(value) => splice::append(&to_json(value), self.revision, to),
+        }
     }
 }
 
@@ -74,19 +98,10 @@ impl Serialize for Partial<'_> {
 
 impl Serialize for Versioned<'_> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Some(object) = self.value.as_object().filter(|_| self.revision != 0) else {
-            return self.value.serialize(serializer);
-        };
-        let mut map = serializer.serialize_map(Some(object.len()))?;
-        for (key, value) in object {
-            match value.as_object().filter(|_| key == "metadata") {
-                Some(metadata) => {
-                    map.serialize_entry(key, &Metadata(metadata, self.revision))?;
-                }
-                None => map.serialize_entry(key, value)?,
-            }
-        }
-        map.end()
+        let mut text = Vec::new();
+        self.append(&mut text);
+        let text = String::from_utf8(text).map_err(serde::ser::Error::custom)?;
+        RawValue::from_string(text).map_err(serde::ser::Error::custom)?.serialize(serializer)
     }
 }
 
@@ -251,7 +266,7 @@ mod tests {
             key: format!("/core/configmaps/default/{name}").into(),
             create_revision: Revision(1),
             revision: Revision(2),
-            value: Arc::new(json!({
+            value: Object::from(json!({
                 "kind": "ConfigMap",
                 "metadata": {"name": name},
                 "data": {"text": "x".repeat(size)},

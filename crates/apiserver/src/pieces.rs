@@ -31,7 +31,7 @@ struct Form {
 impl Form {
     fn write(&self, object: &Stored, to: &mut Vec<u8>) {
         match self.transform {
-            Transform::None => write_json(&Versioned::of(self.kind, object), to),
+            Transform::None => Versioned::of(self.kind, object).append(to),
             Transform::PartialMetadata => write_json(&Partial::of(object), to),
             Transform::Table => {
                 write_json(&Row::new(self.kind, object, self.include, self.now), to);
@@ -130,9 +130,8 @@ impl Iterator for Pieces {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
 
-    use portolan_store::Revision;
+    use portolan_store::{Object, Revision};
 
     use super::*;
 
@@ -141,7 +140,7 @@ mod tests {
             key: format!("/core/services/default/{i}").into(),
             create_revision: Revision(1),
             revision: Revision(i as u64 + 1),
-            value: Arc::new(json!({
+            value: Object::from(json!({
                 "kind": "Service",
                 "apiVersion": "v1",
                 "metadata": {"name": format!("s-{i}"), "labels": {"text": "x".repeat(1000)}},

@@ -24,8 +24,6 @@ pub(crate) use patch::{PatchBody, findings as patch_findings};
 pub(crate) use scale::{COMPONENT as SCALE, scale_of};
 pub(crate) use watch::WatchSpec;
 
-use std::sync::Arc;
-
 use portolan_api::Kind;
 use portolan_store::{Op, Revision, Store, StoreError, Stored};
 use serde_json::Value;
@@ -120,7 +118,7 @@ impl Registry {
                 key: key.into(),
                 create_revision: current.map_or(Revision(0), |c| c.create_revision),
                 revision,
-                value: Arc::new(value),
+                value: value.into(),
             });
         }
         let op = match current {
@@ -222,6 +220,8 @@ impl From<&StoreError> for Status {
                 Status::future_version(requested.0, current.0)
             }
             StoreError::Closed => Status::unavailable("the server is shutting down"),
+            // A full disk and other faults of the storage say so in their own words; upstream, too,
+            // reports them as internal errors.
             other => Status::internal(other),
         }
     }

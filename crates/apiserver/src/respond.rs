@@ -58,7 +58,11 @@ pub(crate) fn value(
 ) -> Response<Body> {
     match encoding {
         Encoding::Json => response(code, "application/json", full(to_json(value))),
-        Encoding::Yaml => match serde_saphyr::to_string(value) {
+        // By way of a tree: what is text already is JSON.
+        Encoding::Yaml => match serde_json::to_value(value)
+            .map_err(|error| error.to_string())
+            .and_then(|tree| serde_saphyr::to_string(&tree).map_err(|error| error.to_string()))
+        {
             Ok(yaml) => response(code, "application/yaml", full(yaml)),
             Err(error) => status(Encoding::Json, &Status::internal(error)),
         },

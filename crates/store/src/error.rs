@@ -1,5 +1,5 @@
 //! Why the store refuses. The first five variants are answers to the caller's request, the next
-//! three are about the file as it was found, [`StoreError::Disk`] is the machine's fault.
+//! three are about the storage as it was found, the rest are the machine's fault.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -52,7 +52,12 @@ pub enum StoreError {
     #[error("{} is in use by another process", .0.display())]
     Locked(PathBuf),
     /// The file is not a store, or is damaged.
-    #[error("{} is damaged or not a Portolan store: {reason}", path.display())]
+    #[error(
+        "{path} is damaged or not a Portolan store: {reason}\n\
+         hint: nothing in it was changed; restore it from a copy, move it away to start empty, or \
+         keep what can still be read of it as docs/storage.md says",
+        path = path.display()
+    )]
     Corrupt {
         /// The file.
         path: PathBuf,
@@ -72,17 +77,40 @@ pub enum StoreError {
         /// Version this program reads.
         supported: u64,
     },
-    /// The disk or the file system refused.
-    #[error("cannot write the store")]
-    Disk(#[source] Arc<redb::Error>),
+    /// There is no room for the write. Nothing of it is stored; reads go on, and writes do when
+    /// there is room again.
+    #[error("no space left to write {path}: {reason}", path = path.display())]
+    Full {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        reason: String,
+    },
+    /// The disk or the file system refused. Nothing of the write is stored.
+    #[error("cannot write the store: {0}")]
+    Disk(Arc<dyn std::error::Error + Send + Sync>),
+    /// A write failed and the storage cannot be read to tell whether it is in. It will show, after
+    /// all, or not, once the storage is readable; until then nothing is written.
+    #[error("it is not known whether the write is stored: {0}")]
+    Unsettled(Arc<StoreError>),
+    /// The storage holds another revision than this process wrote there: somebody replaced it.
+    /// Nothing more is written.
+    #[error("the storage was changed by somebody else: it is at revision {found}, not {expected}")]
+    Diverged {
+        /// Revision found.
+        found: Revision,
+        /// Revision of the last durable write.
+        expected: Revision,
+    },
     /// The store is shut down.
     #[error("the store is closed")]
     Closed,
 }
 
 impl StoreError {
-    pub(crate) fn disk(error: impl Into<redb::Error>) -> Self {
-        Self::Disk(Arc::new(error.into()))
+    /// An error of the machine below the store.
+    pub fn disk(error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::Disk(Arc::new(error))
     }
 }
 

@@ -1,71 +1,62 @@
-//! What is published: the live objects, the history ring, and the watchers' queues.
+//! What is published: the live objects, the history, and the watchers' queues.
 //!
 //! One lock guards all three, so a list's revision, a watch's first event and the order of events
-//! always agree. It is held for the length of a lookup or of handing a group to the queues, never
-//! across I/O or an await.
+//! always agree. It is held for the length of a lookup, of taking a reference to the objects' tree,
+//! or of handing a group to its watchers; never for the length of a list, across I/O or an await.
 //!
-//! A list at an older revision is today's list with the history's events undone, newest first.
+//! What each operation costs: a page its items and a descent, an event its own watchers, a list of
+//! the past at most [`history`]'s step of undone events the first time, and no more than any other
+//! list when it is continued.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::ops::Bound;
+mod history;
+mod watchers;
+
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use crate::error::StoreError;
-use crate::store::{ListOptions, Options, Page, Revision, Stored};
-use crate::watch::{Event, Subscriber, Watch};
-use crate::writer::Written;
+use crate::fact::Written;
+use crate::object::Record;
+use crate::store::{ListOptions, Options, Page};
+use crate::tree::Tree;
+use crate::watch::{Subscriber, Watch};
+use crate::{Revision, Stored};
+use history::History;
+use watchers::Watchers;
+
+/// Past states that lists have asked for and may ask for again, to go on.
+const REMEMBERED: usize = 32;
 
 #[derive(Debug)]
 pub(crate) struct Memory {
     options: Options,
     state: RwLock<State>,
+    /// Taken after `state` where both are needed. Newest use last.
+    remembered: Mutex<VecDeque<(Revision, Tree)>>,
 }
 
 #[derive(Debug)]
 struct State {
     revision: Revision,
-    objects: BTreeMap<Arc<str>, Live>,
-    history: VecDeque<Past>,
-    history_bytes: usize,
-    /// Events up to here are forgotten; this revision itself can still be listed.
-    compacted: Revision,
-    watchers: Vec<Subscriber>,
+    objects: Tree,
+    history: History,
+    watchers: Watchers,
     closed: bool,
 }
 
-#[derive(Debug)]
-struct Live {
-    stored: Stored,
-    /// Size as JSON, which counts against the history once the value is replaced.
-    bytes: usize,
-}
-
-#[derive(Debug)]
-struct Past {
-    event: Event,
-    /// Of the value that only the history keeps alive.
-    bytes: usize,
-}
-
 impl Memory {
-    /// The objects come with their sizes as JSON.
-    pub(crate) fn new(revision: Revision, objects: Vec<(Stored, usize)>, options: Options) -> Self {
-        let objects = objects
-            .into_iter()
-            .map(|(stored, bytes)| (Arc::clone(&stored.key), Live { stored, bytes }))
-            .collect();
+    /// The records come in key order.
+    pub(crate) fn new(revision: Revision, records: Vec<Record>, options: Options) -> Self {
         let state = State {
             revision,
-            objects,
-            history: VecDeque::new(),
-            history_bytes: 0,
-            compacted: revision,
-            watchers: Vec::new(),
+            objects: Tree::from_sorted(records.into_iter().map(Arc::new).collect()),
+            history: History::new(revision, options.history, options.history_bytes),
+            watchers: Watchers::default(),
             closed: false,
         };
-        Self { options, state: RwLock::new(state) }
+        Self { options, state: RwLock::new(state), remembered: Mutex::default() }
     }
 
     pub(crate) fn revision(&self) -> Revision {
@@ -73,22 +64,65 @@ impl Memory {
     }
 
     pub(crate) fn get(&self, key: &str) -> Option<Stored> {
-        self.state.read().objects.get(key).map(|live| live.stored.clone())
+        self.record(key).map(|record| record.stored())
+    }
+
+    pub(crate) fn record(&self, key: &str) -> Option<Arc<Record>> {
+        self.state.read().objects.get(key).cloned()
     }
 
     pub(crate) fn list(&self, prefix: &str, options: &ListOptions) -> Result<Page, StoreError> {
-        let state = self.state.read();
-        let revision = options.at.unwrap_or(state.revision);
-        state.check_reachable(revision)?;
-        let past = state.differences_since(revision, prefix);
-        let start = match options.after.as_deref() {
-            Some(after) if after >= prefix => Bound::Excluded(after),
-            _ => Bound::Included(prefix),
-        };
-        let mut items = merge(state.live(prefix, start), past, start);
+        let (revision, objects) = self.objects_at(options.at)?;
+        let places = objects.places(prefix, options.after.as_deref());
         let limit = if options.limit == 0 { usize::MAX } else { options.limit };
-        let page = items.by_ref().take(limit).cloned().collect();
-        Ok(Page { revision, items: page, remaining: items.count() as u64 })
+        let page = places.start..places.end.min(places.start.saturating_add(limit));
+        let remaining = places.end - page.end;
+        let mut items = Vec::with_capacity(page.len());
+        objects.visit(page, &mut |record| items.push(record.stored()));
+        if remaining > 0 {
+            self.remember(revision, objects);
+        }
+        Ok(Page { revision, items, remaining: remaining as u64 })
+    }
+
+    /// The objects as they were, for as long as the caller keeps them.
+    fn objects_at(&self, at: Option<Revision>) -> Result<(Revision, Tree), StoreError> {
+        let (revision, mut objects, undo) = {
+            let state = self.state.read();
+            let revision = at.unwrap_or(state.revision);
+            if revision > state.revision {
+                return Err(StoreError::Future { requested: revision, current: state.revision });
+            }
+            state.history.check_kept(revision)?;
+            let known = self.recall(revision);
+            let known = known.into_iter().chain(state.history.nearest(revision));
+            let (from, objects) = known
+                .chain([(state.revision, state.objects.clone())])
+                .min_by_key(|(known, _)| *known)
+                .expect("the present is always known");
+            (revision, objects, state.history.between(revision, from))
+        };
+        if !undo.is_empty() {
+            undo.iter().rev().for_each(|fact| fact.undo(&mut objects));
+            self.remember(revision, objects.clone());
+        }
+        Ok((revision, objects))
+    }
+
+    /// The remembered state that is least far after a revision.
+    fn recall(&self, revision: Revision) -> Option<(Revision, Tree)> {
+        let remembered = self.remembered.lock();
+        let later = remembered.iter().filter(|(known, _)| *known >= revision);
+        later.min_by_key(|(known, _)| *known).cloned()
+    }
+
+    fn remember(&self, revision: Revision, objects: Tree) {
+        let mut remembered = self.remembered.lock();
+        remembered.retain(|(known, _)| *known != revision);
+        if remembered.len() == REMEMBERED {
+            remembered.pop_front();
+        }
+        remembered.push_back((revision, objects));
     }
 
     pub(crate) fn watch(
@@ -100,14 +134,21 @@ impl Memory {
         if state.closed {
             return Err(StoreError::Closed);
         }
-        state.check_reachable(from)?;
-        let first = state.history.partition_point(|past| past.event.revision() <= from);
-        let backlog = state.history.range(first..).map(|past| &past.event);
-        let backlog = backlog.filter(|e| e.key().starts_with(prefix)).cloned().collect();
-        let (subscriber, watch) =
-            Subscriber::new(prefix, from, backlog, memory.options.watch_queue, Arc::clone(memory));
-        state.watchers.push(subscriber);
-        Ok(watch)
+        if from > state.revision {
+            return Err(StoreError::Future { requested: from, current: state.revision });
+        }
+        state.history.check_kept(from)?;
+        let backlog = state.history.between(from, state.revision).into_iter();
+        let backlog = backlog.filter(|fact| fact.key().starts_with(prefix)).collect();
+        let (subscriber, queue) = Subscriber::new(memory.options.watch_queue);
+        let lagged = subscriber.lagged();
+        let id = state.watchers.add(prefix, subscriber);
+        Ok(Watch::new(Arc::clone(memory), prefix, id, from, backlog, queue, lagged))
+    }
+
+    /// Forgets a watcher; it may be gone already.
+    pub(crate) fn unwatch(&self, prefix: &str, id: u64) {
+        self.state.write().watchers.remove(prefix, id);
     }
 
     pub(crate) fn compact(&self, until: Revision) -> Result<(), StoreError> {
@@ -115,127 +156,34 @@ impl Memory {
         if until > state.revision {
             return Err(StoreError::Future { requested: until, current: state.revision });
         }
-        while state.history.front().is_some_and(|past| past.event.revision() <= until) {
-            state.forget_oldest();
-        }
-        state.compacted = state.compacted.max(until);
+        state.history.compact(until);
+        self.forget_before(state.history.oldest());
         Ok(())
     }
 
     /// Makes a committed group visible, to readers and watchers at once.
     pub(crate) fn publish(&self, revision: Revision, group: Vec<Written>) {
         let mut state = self.state.write();
-        for Written { event, json } in group {
-            let bytes = state.apply(&event, json.len());
-            state.watchers.retain_mut(|watcher| watcher.offer(&event));
-            state.history_bytes += bytes;
-            state.history.push_back(Past { event, bytes });
+        let state = &mut *state;
+        for Written { fact, object } in group {
+            fact.apply(&mut state.objects);
+            state.watchers.offer(fact.key(), || fact.event(object.as_ref()));
+            state.history.push(fact);
         }
         state.revision = revision;
-        while state.history.len() > self.options.history.max(1)
-            || (state.history_bytes > self.options.history_bytes && state.history.len() > 1)
-        {
-            state.forget_oldest();
-        }
+        state.history.trim(revision, &state.objects);
+        self.forget_before(state.history.oldest());
+    }
+
+    /// What no list can ask for any more is not to hold memory.
+    fn forget_before(&self, oldest: Revision) {
+        self.remembered.lock().retain(|(known, _)| *known >= oldest);
     }
 
     /// Ends all watches; there will be no more events.
     pub(crate) fn close(&self) {
         let mut state = self.state.write();
         state.closed = true;
-        state.watchers.clear();
+        state.watchers = Watchers::default();
     }
-}
-
-impl State {
-    fn check_reachable(&self, revision: Revision) -> Result<(), StoreError> {
-        if revision > self.revision {
-            return Err(StoreError::Future { requested: revision, current: self.revision });
-        }
-        if revision < self.compacted {
-            return Err(StoreError::Compacted { requested: revision, oldest: self.compacted });
-        }
-        Ok(())
-    }
-
-    fn live<'a>(&'a self, prefix: &'a str, start: Bound<&str>) -> impl Iterator<Item = &'a Stored> {
-        self.objects
-            .range::<str, _>((start, Bound::Unbounded))
-            .map(|(_, live)| &live.stored)
-            .take_while(move |stored| stored.key.starts_with(prefix))
-    }
-
-    /// Keys that have changed since, with what they held then (none: they did not exist).
-    fn differences_since<'a>(
-        &'a self,
-        revision: Revision,
-        prefix: &str,
-    ) -> BTreeMap<&'a str, Option<&'a Stored>> {
-        let newest_first = self.history.iter().rev().map(|past| &past.event);
-        newest_first
-            .take_while(|event| event.revision() > revision)
-            .filter(|event| event.key().starts_with(prefix))
-            .map(|event| match event {
-                Event::Put { stored, previous } => (&*stored.key, previous.as_ref()),
-                Event::Delete { stored, .. } => (&*stored.key, Some(stored)),
-            })
-            .collect()
-    }
-
-    /// Returns the size of the value that is no longer live.
-    fn apply(&mut self, event: &Event, bytes: usize) -> usize {
-        let gone = match event {
-            Event::Put { stored, .. } => {
-                let live = Live { stored: stored.clone(), bytes };
-                self.objects.insert(Arc::clone(&stored.key), live)
-            }
-            Event::Delete { stored, .. } => self.objects.remove(&stored.key),
-        };
-        gone.map_or(0, |live| live.bytes)
-    }
-
-    /// Drops the oldest event, and with it every other event of its revision: a revision is in the
-    /// history whole or not at all.
-    fn forget_oldest(&mut self) {
-        let Some(oldest) = self.history.front().map(|past| past.event.revision()) else { return };
-        while self.history.front().is_some_and(|past| past.event.revision() == oldest) {
-            let past = self.history.pop_front().expect("the loop has just seen it");
-            self.history_bytes -= past.bytes;
-        }
-        self.compacted = self.compacted.max(oldest);
-    }
-}
-
-/// Live objects with differences laid over them, in key order.
-fn merge<'a>(
-    live: impl Iterator<Item = &'a Stored>,
-    mut past: BTreeMap<&'a str, Option<&'a Stored>>,
-    start: Bound<&str>,
-) -> impl Iterator<Item = &'a Stored> {
-    past.retain(|key, _| match start {
-        Bound::Excluded(after) => *key > after,
-        Bound::Included(first) => *key >= first,
-        Bound::Unbounded => true,
-    });
-    let mut live = live.peekable();
-    let mut past = past.into_iter().peekable();
-    std::iter::from_fn(move || {
-        loop {
-            let order = match (live.peek(), past.peek()) {
-                (None, None) => return None,
-                (Some(_), None) => std::cmp::Ordering::Less,
-                (None, Some(_)) => std::cmp::Ordering::Greater,
-                (Some(now), Some((key, _))) => (*now.key).cmp(key),
-            };
-            if order.is_lt() {
-                return live.next();
-            }
-            if order.is_eq() {
-                live.next();
-            }
-            if let Some((_, Some(then))) = past.next() {
-                return Some(then);
-            }
-        }
-    })
 }

@@ -7,11 +7,14 @@ use std::thread::JoinHandle;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::Stored;
+use crate::backend::{Backend, Image};
 use crate::error::StoreError;
 use crate::file::File;
+use crate::medium::Disk;
 use crate::memory::Memory;
 use crate::watch::Watch;
-use crate::writer::{self, Request};
+use crate::writer::{self, Counts, Request};
 
 /// Transactions that may wait for the writer before [`Store::commit`] makes its callers wait.
 const QUEUE: usize = 1024;
@@ -24,19 +27,6 @@ impl std::fmt::Display for Revision {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.fmt(f)
     }
-}
-
-/// One object as it was stored.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Stored {
-    /// Key of the object.
-    pub key: Arc<str>,
-    /// Revision at which this incarnation of the key was created.
-    pub create_revision: Revision,
-    /// Revision at which this value was written.
-    pub revision: Revision,
-    /// The object, without `metadata.resourceVersion`.
-    pub value: Arc<Value>,
 }
 
 /// Tunables of a store.
@@ -87,6 +77,15 @@ pub enum Op {
     },
 }
 
+/// How much has been written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WriteCounts {
+    /// Transactions that are durable.
+    pub transactions: u64,
+    /// Groups that they were written in; each is one sync of the file.
+    pub groups: u64,
+}
+
 /// What to list.
 #[derive(Clone, Debug, Default)]
 pub struct ListOptions {
@@ -119,6 +118,7 @@ pub struct Store {
 #[derive(Debug)]
 struct Inner {
     memory: Arc<Memory>,
+    counts: Arc<Counts>,
     /// None only while being dropped.
     requests: Option<mpsc::Sender<Request>>,
     /// None only while being dropped.
@@ -129,20 +129,30 @@ impl Store {
     /// Opens or creates the file. Its writer is a thread of its own, so no runtime is needed.
     ///
     /// # Errors
-    /// [`StoreError::Locked`], [`StoreError::Corrupt`], [`StoreError::Format`], [`StoreError::Disk`].
+    /// [`StoreError::Locked`], [`StoreError::Corrupt`], [`StoreError::Format`],
+    /// [`StoreError::Full`], [`StoreError::Disk`].
     pub fn open(path: &Path, options: Options) -> Result<Self, StoreError> {
-        let file = File::open(path, options.cache_bytes)?;
-        let (revision, objects) = file.load()?;
-        let memory = Arc::new(Memory::new(revision, objects, options));
+        let file = File::open(Disk::new(path), options.cache_bytes)?;
+        Self::open_on(Box::new(file), options)
+    }
+
+    /// As [`Store::open`], on another backend.
+    ///
+    /// # Errors
+    /// Those of [`Backend::load`].
+    pub fn open_on(mut backend: Box<dyn Backend>, options: Options) -> Result<Self, StoreError> {
+        let Image { revision, records } = backend.load()?;
+        let memory = Arc::new(Memory::new(revision, records, options));
+        let counts = Arc::new(Counts::default());
         let (requests, queue) = mpsc::channel(QUEUE);
         let writer = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn({
-                let memory = Arc::clone(&memory);
-                move || writer::run(&file, &memory, queue)
+                let (memory, counts) = (Arc::clone(&memory), Arc::clone(&counts));
+                move || writer::run(backend, &memory, &counts, queue)
             })
             .map_err(StoreError::disk)?;
-        let inner = Inner { memory, requests: Some(requests), writer: Some(writer) };
+        let inner = Inner { memory, counts, requests: Some(requests), writer: Some(writer) };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -152,7 +162,8 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Exists`], [`StoreError::NotFound`], [`StoreError::Conflict`]: nothing changed.
-    /// [`StoreError::Disk`], [`StoreError::Closed`].
+    /// [`StoreError::Full`], [`StoreError::Disk`], [`StoreError::Diverged`], [`StoreError::Closed`]:
+    /// nothing changed. [`StoreError::Unsettled`]: nothing changed yet, and it may.
     pub async fn commit(&self, ops: Vec<Op>) -> Result<Vec<Stored>, StoreError> {
         let (answer, result) = oneshot::channel();
         let request = Request::new(ops, answer);
@@ -186,6 +197,11 @@ impl Store {
     /// The current revision.
     pub fn revision(&self) -> Revision {
         self.inner.memory.revision()
+    }
+
+    /// How much has been written since the store was opened.
+    pub fn written(&self) -> WriteCounts {
+        self.inner.counts.read()
     }
 
     /// Forgets the history up to and including a revision.

@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::mpsc::{self, error::TrySendError};
 
 use crate::error::WatchError;
+use crate::fact::Fact;
 use crate::memory::Memory;
-use crate::store::{Revision, Stored};
+use crate::{Revision, Stored};
 
 /// What a watch reports.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,25 +53,39 @@ impl Event {
 /// Changes below one prefix, in the order of their revisions.
 #[derive(Debug)]
 pub struct Watch {
-    backlog: VecDeque<Event>,
-    queue: mpsc::Receiver<Event>,
+    backlog: VecDeque<Fact>,
+    queue: mpsc::Receiver<Arc<Event>>,
     lagged: Arc<AtomicBool>,
     memory: Arc<Memory>,
+    prefix: Box<str>,
+    id: u64,
     /// The greatest revision that [`Watch::progress`] may name.
     from: Revision,
 }
 
 impl Watch {
+    pub(crate) fn new(
+        memory: Arc<Memory>,
+        prefix: &str,
+        id: u64,
+        from: Revision,
+        backlog: VecDeque<Fact>,
+        queue: mpsc::Receiver<Arc<Event>>,
+        lagged: Arc<AtomicBool>,
+    ) -> Self {
+        Self { backlog, queue, lagged, memory, prefix: prefix.into(), id, from }
+    }
+
     /// The next change. Cancel safe.
     ///
     /// # Errors
     /// [`WatchError::Lagged`] when this watcher was too slow, [`WatchError::Closed`] at shutdown.
     pub async fn next(&mut self) -> Result<Event, WatchError> {
-        if let Some(event) = self.backlog.pop_front() {
-            return Ok(event);
+        if let Some(fact) = self.backlog.pop_front() {
+            return Ok(fact.event(None));
         }
         match self.queue.recv().await {
-            Some(event) => Ok(event),
+            Some(event) => Ok(Arc::unwrap_or_clone(event)),
             None if self.lagged.load(Ordering::Acquire) => Err(WatchError::Lagged),
             None => Err(WatchError::Closed),
         }
@@ -95,34 +110,33 @@ impl Watch {
     }
 }
 
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.memory.unwatch(&self.prefix, self.id);
+    }
+}
+
 /// The publisher's end of a watch.
 #[derive(Debug)]
 pub(crate) struct Subscriber {
-    prefix: Box<str>,
-    queue: mpsc::Sender<Event>,
+    queue: mpsc::Sender<Arc<Event>>,
     lagged: Arc<AtomicBool>,
 }
 
 impl Subscriber {
-    pub(crate) fn new(
-        prefix: &str,
-        from: Revision,
-        backlog: VecDeque<Event>,
-        capacity: usize,
-        memory: Arc<Memory>,
-    ) -> (Self, Watch) {
+    pub(crate) fn new(capacity: usize) -> (Self, mpsc::Receiver<Arc<Event>>) {
         let (sender, queue) = mpsc::channel(capacity.max(1));
-        let lagged = Arc::new(AtomicBool::new(false));
-        let watch = Watch { backlog, queue, lagged: Arc::clone(&lagged), memory, from };
-        (Self { prefix: prefix.into(), queue: sender, lagged }, watch)
+        (Self { queue: sender, lagged: Arc::default() }, queue)
     }
 
-    /// Queues an event that is below the prefix; false when this watcher is to be dropped.
-    pub(crate) fn offer(&mut self, event: &Event) -> bool {
-        if !event.key().starts_with(&*self.prefix) {
-            return !self.queue.is_closed();
-        }
-        match self.queue.try_send(event.clone()) {
+    /// Set when the watcher is dropped for being slow.
+    pub(crate) fn lagged(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.lagged)
+    }
+
+    /// Queues an event; false when this watcher is to be dropped.
+    pub(crate) fn offer(&self, event: &Arc<Event>) -> bool {
+        match self.queue.try_send(Arc::clone(event)) {
             Ok(()) => true,
             Err(TrySendError::Closed(_)) => false,
             Err(TrySendError::Full(_)) => {

@@ -1,23 +1,30 @@
-//! The writer thread: the one owner of the file and the one that moves the revision.
+//! The writer thread: the one owner of the backend and the one that moves the revision.
 //!
 //! Each turn takes every waiting transaction (up to a bound), checks them in order against the
 //! published objects plus what earlier transactions of the same turn have changed, and writes those
-//! that passed in one redb commit. When that commit fails nothing is published and all callers of
-//! the turn get the error; the revisions are used again.
+//! that passed as one group with one sync. What is not durable is not published; what happens when
+//! the backend fails is in [`durable`].
+
+mod durable;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::backend::Backend;
 use crate::error::StoreError;
-use crate::file::{Change, File};
+use crate::fact::{Fact, Written};
 use crate::memory::Memory;
-use crate::store::{Op, Revision, Stored};
-use crate::watch::Event;
+use crate::object::{Object, Record};
+use crate::store::{Op, WriteCounts};
+use crate::{Revision, Stored};
+use durable::{Durable, Group, Outcome};
 
-/// Transactions that share one redb commit at most.
+/// Transactions that share one sync at most.
 const GROUP: usize = 512;
 
 /// A transaction on its way to the writer. Encoding happens on the caller's thread.
@@ -32,7 +39,7 @@ struct Step {
     key: Arc<str>,
     guard: Guard,
     /// None for a delete.
-    put: Option<(Arc<Value>, Vec<u8>)>,
+    put: Option<Object>,
 }
 
 #[derive(Debug)]
@@ -46,16 +53,13 @@ impl Request {
         ops: Vec<Op>,
         answer: oneshot::Sender<Result<Vec<Stored>, StoreError>>,
     ) -> Self {
-        let encode = |value: Value| {
-            let json = serde_json::to_vec(&value).expect("a Value has string keys and no NaN");
-            Some((Arc::new(value), json))
-        };
+        let put = |value: Value| Some(Object::from(value));
         let steps = ops.into_iter().map(|op| match op {
             Op::Create { key, value } => {
-                Step { key: key.into(), guard: Guard::Absent, put: encode(value) }
+                Step { key: key.into(), guard: Guard::Absent, put: put(value) }
             }
             Op::Update { key, expected, value } => {
-                Step { key: key.into(), guard: Guard::At(expected), put: encode(value) }
+                Step { key: key.into(), guard: Guard::At(expected), put: put(value) }
             }
             Op::Delete { key, expected } => {
                 Step { key: key.into(), guard: Guard::At(expected), put: None }
@@ -65,19 +69,28 @@ impl Request {
     }
 }
 
-/// An event together with what the file and the history's budget need to know of it.
-pub(crate) struct Written {
-    pub(crate) event: Event,
-    /// The new value as JSON; empty for a delete.
-    pub(crate) json: Vec<u8>,
-}
-
 /// Serves requests until all senders are gone.
-pub(crate) fn run(file: &File, memory: &Memory, mut queue: mpsc::Receiver<Request>) {
+pub(crate) fn run(
+    backend: Box<dyn Backend>,
+    memory: &Memory,
+    counts: &Counts,
+    mut queue: mpsc::Receiver<Request>,
+) {
     let _ends_watches = CloseOnExit(memory);
+    let mut durable = Durable::new(backend);
     let mut turn = Vec::with_capacity(GROUP);
     while queue.blocking_recv_many(&mut turn, GROUP) > 0 {
-        commit(file, memory, turn.drain(..));
+        match durable.settle(Instant::now()) {
+            Ok(Some(group)) => publish(memory, counts, group),
+            Ok(None) => {}
+            Err(error) => {
+                for request in turn.drain(..) {
+                    let _ = request.answer.send(Err(error.clone()));
+                }
+                continue;
+            }
+        }
+        commit(&mut durable, memory, counts, turn.drain(..));
     }
 }
 
@@ -90,47 +103,81 @@ impl Drop for CloseOnExit<'_> {
     }
 }
 
-fn commit(file: &File, memory: &Memory, requests: impl Iterator<Item = Request>) {
-    let mut group = Group { memory, revision: memory.revision(), changed: HashMap::new() };
+fn commit(
+    durable: &mut Durable,
+    memory: &Memory,
+    counts: &Counts,
+    requests: impl Iterator<Item = Request>,
+) {
+    let base = memory.revision();
+    let mut turn = Turn { memory, revision: base, changed: HashMap::new() };
     let mut written = Vec::new();
     let mut answers = Vec::new();
     for Request { steps, answer } in requests {
-        let result = group.apply(steps).map(|events| {
-            let stored = events.iter().map(|w| result_of(&w.event)).collect();
-            written.extend(events);
+        let result = turn.apply(steps).map(|facts| {
+            let stored = facts.iter().map(Written::answer).collect();
+            written.extend(facts);
             stored
         });
         answers.push((answer, result));
     }
 
-    let durable = if written.is_empty() {
-        Ok(())
-    } else {
-        file.write(group.revision, written.iter().map(change_of)).map_err(StoreError::disk)
-    };
-    match &durable {
-        Ok(()) => memory.publish(group.revision, written),
-        Err(error) => tracing::error!(%error, "a commit failed; nothing of it is visible"),
+    let mut fault = None;
+    if !written.is_empty() {
+        match durable.commit(Group { base, revision: turn.revision, written }, Instant::now()) {
+            Outcome::Stored(group) => publish(memory, counts, group),
+            Outcome::Failed(error) => fault = Some(error),
+        }
     }
     for (answer, result) in answers {
+        // A refusal stands on what others of the turn have written, so it falls with them.
+        let result = match &fault {
+            Some(error) => Err(error.clone()),
+            None => result,
+        };
         // A caller that stopped waiting has dropped its end; the commit stands all the same.
-        let _ = answer.send(durable.clone().and(result));
+        let _ = answer.send(result);
     }
 }
 
-/// The state that a turn builds up before it is published.
-struct Group<'a> {
-    memory: &'a Memory,
-    revision: Revision,
-    /// Keys touched in this turn; none when deleted.
-    changed: HashMap<Arc<str>, Option<Stored>>,
+fn publish(memory: &Memory, counts: &Counts, group: Group) {
+    counts.transactions.fetch_add(group.revision.0 - group.base.0, Ordering::Relaxed);
+    counts.groups.fetch_add(1, Ordering::Relaxed);
+    memory.publish(group.revision, group.written);
 }
 
-impl Group<'_> {
-    fn current(&self, key: &str) -> Option<Stored> {
+/// What the writer has done.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    transactions: AtomicU64,
+    groups: AtomicU64,
+}
+
+impl Counts {
+    pub(crate) fn read(&self) -> WriteCounts {
+        WriteCounts {
+            transactions: self.transactions.load(Ordering::Relaxed),
+            groups: self.groups.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// What a key holds; none when it is deleted.
+type Held = Option<Arc<Record>>;
+
+/// The state that a turn builds up before it is published.
+struct Turn<'a> {
+    memory: &'a Memory,
+    revision: Revision,
+    /// Keys touched in this turn.
+    changed: HashMap<Arc<str>, Held>,
+}
+
+impl Turn<'_> {
+    fn current(&self, key: &str) -> Held {
         match self.changed.get(key) {
             Some(changed) => changed.clone(),
-            None => self.memory.get(key),
+            None => self.memory.record(key),
         }
     }
 
@@ -140,11 +187,11 @@ impl Group<'_> {
             return Ok(Vec::new());
         }
         let revision = Revision(self.revision.0 + 1);
-        let mut undo: Vec<(Arc<str>, Option<Option<Stored>>)> = Vec::new();
+        let mut undo: Vec<(Arc<str>, Option<Held>)> = Vec::new();
         let mut written = Vec::with_capacity(steps.len());
         for step in steps {
             let previous = self.current(&step.key);
-            if let Err(error) = check(&step, previous.as_ref()) {
+            if let Err(error) = check(&step, previous.as_deref()) {
                 for (key, before) in undo.into_iter().rev() {
                     match before {
                         Some(before) => self.changed.insert(key, before),
@@ -153,17 +200,17 @@ impl Group<'_> {
                 }
                 return Err(error);
             }
-            let (event, after, json) = event_of(step, previous, revision);
-            let key = Arc::clone(event.key());
+            let (change, after) = change_of(step, previous, revision);
+            let key = Arc::clone(change.fact.key());
             undo.push((Arc::clone(&key), self.changed.insert(key, after)));
-            written.push(Written { event, json });
+            written.push(change);
         }
         self.revision = revision;
         Ok(written)
     }
 }
 
-fn check(step: &Step, current: Option<&Stored>) -> Result<(), StoreError> {
+fn check(step: &Step, current: Option<&Record>) -> Result<(), StoreError> {
     let key = || step.key.to_string();
     match (&step.guard, current) {
         (Guard::Absent, None) => Ok(()),
@@ -176,33 +223,17 @@ fn check(step: &Step, current: Option<&Stored>) -> Result<(), StoreError> {
     }
 }
 
-fn event_of(
-    step: Step,
-    previous: Option<Stored>,
-    revision: Revision,
-) -> (Event, Option<Stored>, Vec<u8>) {
-    let Some((value, json)) = step.put else {
-        let stored = previous.expect("a delete is checked to meet an object");
-        return (Event::Delete { stored, revision }, None, Vec::new());
+/// The change of one step, and what its key holds afterwards.
+fn change_of(step: Step, previous: Held, revision: Revision) -> (Written, Held) {
+    let Some(object) = step.put else {
+        let record = previous.expect("a delete is checked to meet an object");
+        return (Written { fact: Fact::Delete { record, revision }, object: None }, None);
     };
     let (key, create_revision) = match &previous {
         Some(previous) => (Arc::clone(&previous.key), previous.create_revision),
         None => (step.key, revision),
     };
-    let stored = Stored { key, create_revision, revision, value };
-    (Event::Put { stored: stored.clone(), previous }, Some(stored), json)
-}
-
-fn result_of(event: &Event) -> Stored {
-    match event {
-        Event::Put { stored, .. } => stored.clone(),
-        Event::Delete { stored, revision } => Stored { revision: *revision, ..stored.clone() },
-    }
-}
-
-fn change_of(written: &Written) -> Change<'_> {
-    match &written.event {
-        Event::Put { stored, .. } => Change::Put { stored, json: &written.json },
-        Event::Delete { stored, .. } => Change::Delete { key: &stored.key },
-    }
+    let record = Arc::new(Record { key, create_revision, revision, json: object.shared_json() });
+    let fact = Fact::Put { record: Arc::clone(&record), previous };
+    (Written { fact, object: Some(object) }, Some(record))
 }

@@ -312,7 +312,7 @@ impl World {
                 prop_assert!(expected.insert((ip.to_string(), name.clone())), "{ip} twice");
             }
             for port in own {
-                prop_assert!(ports.insert(port), "{} twice: {}", port, service.value);
+                prop_assert!(ports.insert(port), "{} twice: {}", port, *service.value);
             }
         }
         let addresses = self.list(ip_address_kind());

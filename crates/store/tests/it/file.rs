@@ -1,4 +1,4 @@
-use portolan_store::StoreError;
+use portolan_store::{StoreError, salvage};
 
 use super::*;
 
@@ -93,4 +93,40 @@ async fn a_damaged_file_is_refused() {
     std::fs::write(&path, &file[..file.len() / 2]).unwrap();
     let cut = Store::open(&path, Options::default());
     assert!(matches!(cut, Err(StoreError::Corrupt { .. })), "{cut:?}");
+}
+
+/// Damage by damage: the original stays, and the new store holds no object that the old one did not.
+#[tokio::test]
+async fn what_can_be_read_of_a_damaged_file_is_kept_in_a_new_one_on_request() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory);
+    store.commit((0..2000).map(|n| create(&format!("/{n:04}"), n)).collect()).await.unwrap();
+    let (sound, revision) = (store.list("/", ListOptions::default()).unwrap(), store.revision());
+    drop(store);
+    let path = directory.path().join("store");
+    let file = std::fs::read(&path).unwrap();
+
+    let (mut partly, mut damages) = (0, 0);
+    let pages = file.len() / 4096;
+    for page in (1..pages).step_by((pages / 40).max(1)) {
+        let mut damaged = file.clone();
+        damaged[page * 4096..][..4096].iter_mut().for_each(|byte| *byte ^= 0x5a);
+        std::fs::write(&path, &damaged).unwrap();
+        if Store::open(&path, Options::default()).is_ok() {
+            continue;
+        }
+        std::fs::write(&path, &damaged).unwrap();
+        damages += 1;
+        let new = directory.path().join(format!("new-{page}"));
+        let Ok(found) = salvage(&path, &new) else { continue };
+        assert_eq!(std::fs::read(&path).unwrap(), damaged);
+        let again = Store::open(&new, Options::default()).unwrap();
+        let kept = again.list("/", ListOptions::default()).unwrap();
+        assert_eq!(found.kept, kept.items.len() as u64);
+        assert!(kept.items.iter().all(|item| sound.items.contains(item)));
+        assert!(again.revision() >= revision || kept.items.is_empty(), "{}", again.revision());
+        partly += u64::from(!kept.items.is_empty());
+        assert!(matches!(salvage(&path, &new), Err(StoreError::Disk(_))), "it was overwritten");
+    }
+    assert!(damages > 3 && partly > 0, "{damages} {partly}");
 }

@@ -3,7 +3,10 @@
 
 mod file;
 mod kill;
+mod load;
 mod model;
+mod platter;
+mod power;
 mod semantics;
 mod watch;
 

@@ -1,5 +1,4 @@
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use portolan_store::Revision;
 use serde_json::json;
@@ -48,7 +47,7 @@ impl Objects {
 
 fn stored(value: Value) -> Stored {
     let revision = Revision(1);
-    Stored { key: "k".into(), create_revision: revision, revision, value: Arc::new(value) }
+    Stored { key: "k".into(), create_revision: revision, revision, value: value.into() }
 }
 
 fn ip(text: &str) -> Option<IpAddr> {
