@@ -188,4 +188,27 @@ mod tests {
         let headers = accepting("application/json;q=0.5, application/yaml");
         assert_eq!(object(&headers).unwrap().encoding, Encoding::Yaml);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_header_is_negotiated_or_refused(
+            text in proptest::prop_oneof![
+                "(application/(json|yaml|[*])|[*]/[*]|text/html|;as=Table|;g=meta[.]k8s[.]io|;v=v1|;q=[0-9a-zN.-]{0,4}|,| ){0,9}",
+                "[ -~]{0,60}",
+            ],
+        ) {
+            let value = http::HeaderValue::from_str(&text).unwrap();
+            let headers = HeaderMap::from_iter([(ACCEPT, value.clone()), (CONTENT_TYPE, value)]);
+            plain(&headers);
+            if let Err(status) = object(&headers) {
+                proptest::prop_assert_eq!(status.code, 406);
+            }
+            if let Err(status) = body(&headers) {
+                proptest::prop_assert_eq!(status.code, 415);
+            }
+            if let Err(status) = patch(&headers) {
+                proptest::prop_assert_eq!(status.code, 415);
+            }
+        }
+    }
 }

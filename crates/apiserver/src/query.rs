@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use portolan_api::kinds::Scope;
 use portolan_api::schema::Strictness;
 use portolan_api::{Cause, Kind, Reason};
 use serde_json::Value;
@@ -153,6 +154,17 @@ impl ListOptions {
     /// Whether the selectors select a stored object.
     pub(crate) fn selects(&self, kind: &Kind, object: &Value) -> bool {
         self.labels.matches(object) && self.fields.matches(kind, object)
+    }
+
+    /// Where in the store to look: at all of a kind or namespace, or for one name at what begins with it.
+    pub(crate) fn prefix(&self, kind: &Kind, namespace: Option<&str>) -> String {
+        // Pages are continued by a key behind the whole prefix.
+        let paged = self.limit != 0 || self.continue_token.is_some();
+        let placed = namespace.is_some() || kind.scope == Scope::Cluster;
+        match self.fields.name() {
+            Some(name) if placed && !paged => kind.key(namespace, name),
+            _ => kind.prefix(namespace),
+        }
     }
 
     /// Parses the options of a list, or of a watch.

@@ -284,6 +284,13 @@ impl FieldSelector {
         self
     }
 
+    /// The one name that an object must have, where a term asks for one.
+    pub(crate) fn name(&self) -> Option<&str> {
+        let mut terms = self.0.iter();
+        let (.., name) = terms.find(|(f, c, _)| f == "metadata.name" && *c == Comparison::Equal)?;
+        Some(name.as_str()).filter(|name| !name.is_empty())
+    }
+
     /// Refuses fields that the kind cannot be selected by.
     pub(crate) fn check(&self, kind: &Kind) -> Result<()> {
         let own = own_fields(kind);
@@ -494,5 +501,24 @@ mod tests {
         );
         let status = FieldSelector::parse("spec.foo=1").unwrap().check(kind).unwrap_err();
         assert_eq!(status.message, "field label not supported: spec.foo");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_selector_is_parsed_or_refused_and_then_selects_or_not(
+            text in proptest::prop_oneof!["[a-z/=!,()<> in\\\\.]{0,40}", ".{0,40}"],
+            value in ".{0,10}",
+        ) {
+            let object = json!({"metadata": {"name": value, "labels": {"a": value}}});
+            if let Ok(selector) = LabelSelector::parse(&text) {
+                selector.matches(&object);
+            }
+            let kind = portolan_api::kinds::by_kind("v1", "Pod").unwrap();
+            if let Ok(selector) = FieldSelector::parse(&text) {
+                let _ = selector.check(kind);
+                let selected = selector.matches(kind, &object);
+                proptest::prop_assert!(!selected || selector.name().is_none_or(|n| n == value));
+            }
+        }
     }
 }

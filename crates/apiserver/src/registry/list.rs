@@ -76,7 +76,7 @@ impl Registry {
     ) -> Result<ListPage> {
         options.fields.check(kind)?;
         self.check_reached(options.resource_version)?;
-        let prefix = kind.prefix(namespace);
+        let prefix = options.prefix(kind, namespace);
         let continued = options.continue_token.as_deref();
         let Start { mut at, mut after } = match continued {
             Some(text) => continued_from(text, &prefix, options)?,

@@ -102,7 +102,7 @@ impl Registry {
         let options = &spec.options;
         options.fields.check(spec.kind)?;
         self.check_reached(options.resource_version)?;
-        let prefix = spec.kind.prefix(spec.namespace.as_deref());
+        let prefix = options.prefix(spec.kind, spec.namespace.as_deref());
         let from = options.resource_version.filter(|v| *v != 0);
         let mut initial = VecDeque::new();
         let start = match (options.initial_events, from) {

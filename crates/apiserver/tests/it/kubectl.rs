@@ -167,6 +167,10 @@ async fn explain_validate_and_ask_about_oneself() {
     let explained = k.run("explain service.spec.ports.nodePort").await;
     assert!(explained.contains("FIELD: nodePort <integer>"), "{explained}");
     assert!(k.run("explain deployment --recursive").await.contains("progressDeadlineSeconds"));
+    // The way of kubectl before 1.27, which reads the protobuf of version 2.
+    let older = "explain service.spec.ports.nodePort --output=plaintext-openapiv2";
+    let explained = k.run(older).await;
+    assert!(explained.contains("FIELD:    nodePort <integer>"), "{explained}");
     std::fs::write(k.home.join("bad.yaml"), manifest(30080).replace("selector:", "selectr:"))
         .unwrap();
     let path: &Path = &k.home.join("bad.yaml");

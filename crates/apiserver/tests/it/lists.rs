@@ -198,6 +198,37 @@ async fn a_token_excludes_a_version() {
     assert_eq!(names(&t.get(&any).await.ok()), ["b"]);
 }
 
+#[tokio::test]
+async fn one_name_is_found_among_those_that_begin_like_it() {
+    let t = start().await;
+    for name in ["m", "m-1", "n"] {
+        t.post(CONFIG_MAPS, config_map(name)).await.ok();
+    }
+    for (query, expected) in [
+        ("fieldSelector=metadata.name%3Dm", &["m"][..]),
+        ("fieldSelector=metadata.name%3Dm&limit=1", &["m"]),
+        ("fieldSelector=metadata.name%3Dm,metadata.name%3Dn", &[]),
+        ("fieldSelector=metadata.name!%3Dm", &["m-1", "n"]),
+        ("fieldSelector=metadata.name%3D", &[]),
+        ("fieldSelector=metadata.name%3D..%2Fm", &[]),
+    ] {
+        let list = t.get(&format!("{CONFIG_MAPS}?{query}")).await.ok();
+        assert_eq!(names(&list), expected, "{query}");
+    }
+    let everywhere = "/api/v1/configmaps?fieldSelector=metadata.name%3Dm";
+    assert_eq!(names(&t.get(everywhere).await.ok()), ["m"]);
+    let namespaces = "/api/v1/namespaces?fieldSelector=metadata.name%3Dkube-system";
+    assert_eq!(names(&t.get(namespaces).await.ok()), ["kube-system"]);
+    t.delete(&format!("{CONFIG_MAPS}/m")).await.ok();
+    let uri = format!("{CONFIG_MAPS}?watch=1&fieldSelector=metadata.name%3Dm");
+    let watch = t.raw("GET", &uri, &[], "").await;
+    t.post(CONFIG_MAPS, config_map("m-2")).await.ok();
+    let made = t.post(CONFIG_MAPS, config_map("m")).await.ok();
+    let frame = tokio::time::timeout(PATIENCE, watch.into_body().frame()).await.unwrap();
+    let line: Value = serde_json::from_slice(frame.unwrap().unwrap().data_ref().unwrap()).unwrap();
+    assert_eq!((&line["type"], &line["object"]), (&json!("ADDED"), &made));
+}
+
 /// So many ConfigMaps that a list of them comes in pieces.
 async fn with_long_list() -> Fixture {
     let t = start().await;
