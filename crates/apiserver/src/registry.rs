@@ -4,10 +4,12 @@
 //! generation rules come from `portolan_api`; this module keeps the metadata that only the server may set, decides
 //! between deleting and marking, and turns the store's conflicts into retries or 409.
 
+mod apply;
 mod binding;
 mod create;
 mod delete;
 mod list;
+mod managed;
 pub(crate) mod meta;
 mod namespaces;
 mod patch;
@@ -15,8 +17,10 @@ mod scale;
 mod update;
 mod watch;
 
+pub(crate) use apply::ApplyBody;
 pub(crate) use delete::{DeleteOptions, Deleted};
 pub(crate) use list::ListPage;
+pub(crate) use managed::{Claim, Writer, expand as expand_managed_fields};
 pub(crate) use namespaces::{SYSTEM as SYSTEM_NAMESPACES, namespace_kind};
 pub(crate) use patch::PatchBody;
 pub(crate) use scale::{COMPONENT as SCALE, scale_of};

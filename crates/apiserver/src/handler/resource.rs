@@ -9,9 +9,10 @@ use portolan_api::schema::{self, ContentType};
 use serde_json::json;
 
 use crate::negotiate::{self, Accepted, PatchType};
-use crate::query::{ListOptions, Query, WriteOptions, resource_version};
+use crate::query::{Applies, ListOptions, Query, WriteOptions, resource_version};
 use crate::registry::{
-    self, Change, DeleteOptions, Deleted, Outcome, PatchBody, Target, WatchSpec, subject,
+    self, ApplyBody, Change, Claim, DeleteOptions, Deleted, Outcome, PatchBody, Target, WatchSpec,
+    Writer, subject,
 };
 use crate::request::{RequestInfo, Verb};
 use crate::server::{Body, Inner};
@@ -51,6 +52,41 @@ impl Call {
         body::read(std::mem::replace(self.request.body_mut(), empty)).await
     }
 
+    /// Who writes what: the named manager, or what the client calls itself, or the user.
+    pub(super) fn writer(
+        &self,
+        user: &UserInfo,
+        options: &WriteOptions,
+        subresource: &'static str,
+    ) -> Writer {
+        let manager = match options.field_manager.as_str() {
+            "" => match negotiate::client(self.headers()) {
+                client if !client.is_empty() => client,
+                _ => user.name.trim_start_matches("system:").to_owned(),
+            },
+            named => named.to_owned(),
+        };
+        Writer { manager, subresource }
+    }
+
+    /// Reads the body as a configuration to apply.
+    pub(super) async fn read_configuration(&mut self, options: &WriteOptions) -> Result<ApplyBody> {
+        let bytes = self.read_body().await?;
+        let decoded = schema::decode(&bytes, ContentType::Yaml)
+            .map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))?;
+        if !decoded.value.is_object() {
+            return Err(Status::bad_request(
+                "error decoding YAML: the configuration is not an object",
+            ));
+        }
+        Ok(ApplyBody {
+            config: decoded.value,
+            duplicates: decoded.duplicates,
+            strictness: options.strictness,
+            force: options.force,
+        })
+    }
+
     /// Reads the body as a patch.
     pub(super) async fn read_patch(&mut self, options: &WriteOptions) -> Result<PatchBody> {
         let patch_type = negotiate::patch(self.headers())?;
@@ -86,12 +122,12 @@ impl Inner {
         };
         let call = Call { kind, info, query, request };
         let mut response = match subresource {
-            None => self.object(call).await,
+            None => self.object(user, call).await,
             Some(part @ (Subresource::Status | Subresource::EphemeralContainers)) => {
-                self.part(call, part).await
+                self.part(user, call, part).await
             }
-            Some(Subresource::Finalize) => self.part(call, Subresource::Finalize).await,
-            Some(Subresource::Scale) => self.scale(call).await,
+            Some(Subresource::Finalize) => self.part(user, call, Subresource::Finalize).await,
+            Some(Subresource::Scale) => self.scale(user, call).await,
             Some(other) => self.connect(call, other).await,
         }?;
         if kind.kind == "Endpoints" {
@@ -102,7 +138,7 @@ impl Inner {
         Ok(response)
     }
 
-    async fn object(self: &Arc<Self>, call: Call) -> Result<Response<Body>> {
+    async fn object(self: &Arc<Self>, user: &UserInfo, call: Call) -> Result<Response<Body>> {
         let verb = call.info.verb.as_str();
         if !call.kind.verbs.contains(&verb) {
             return Err(call.unsupported());
@@ -111,9 +147,9 @@ impl Inner {
             (Verb::Get, _) => self.get(&call),
             (Verb::List, _) => self.list(&call),
             (Verb::Watch, _) => self.watch(call),
-            (Verb::Create, false) => self.create(call).await,
-            (Verb::Update, true) => self.update(call, None).await,
-            (Verb::Patch, true) => self.patch(call, None).await,
+            (Verb::Create, false) => self.create(user, call).await,
+            (Verb::Update, true) => self.update(user, call, None).await,
+            (Verb::Patch, true) => self.patch(user, call, None).await,
             (Verb::Delete, _) => self.delete(call).await,
             (Verb::DeleteCollection, _) => self.delete_collection(call).await,
             _ => Err(Status::wrong_method()),
@@ -121,11 +157,16 @@ impl Inner {
     }
 
     /// A part that is an aspect of the whole object: `status`, `finalize`.
-    async fn part(self: &Arc<Self>, call: Call, part: Subresource) -> Result<Response<Body>> {
+    async fn part(
+        self: &Arc<Self>,
+        user: &UserInfo,
+        call: Call,
+        part: Subresource,
+    ) -> Result<Response<Body>> {
         match call.info.verb {
             Verb::Get => self.get(&call),
-            Verb::Update => self.update(call, Some(part)).await,
-            Verb::Patch => self.patch(call, Some(part)).await,
+            Verb::Update => self.update(user, call, Some(part)).await,
+            Verb::Patch => self.patch(user, call, Some(part)).await,
             _ => Err(call.unsupported()),
         }
     }
@@ -164,7 +205,7 @@ impl Inner {
         Ok(respond::stream(lines))
     }
 
-    async fn create(&self, mut call: Call) -> Result<Response<Body>> {
+    async fn create(&self, user: &UserInfo, mut call: Call) -> Result<Response<Body>> {
         let accepted = negotiate::object(call.headers())?;
         let options = WriteOptions::parse(&call.query, "CreateOptions")?;
         if call.kind.scope == Scope::Namespaced && call.info.namespace.is_none() {
@@ -173,32 +214,53 @@ impl Inner {
         let bytes = call.read_body().await?;
         let (value, mut warnings) =
             body::object(call.kind, call.headers(), &bytes, options.strictness)?;
+        let claim = Claim::Update(call.writer(user, &options, ""));
         let mut outcome = self
             .registry
-            .create(call.kind, call.info.namespace.as_deref(), value, options.dry_run)
+            .create(call.kind, call.info.namespace.as_deref(), value, &claim, options.dry_run)
             .await?;
         warnings.append(&mut outcome.warnings);
         Ok(written(&call, accepted, &outcome, &warnings))
     }
 
-    async fn update(&self, mut call: Call, part: Option<Subresource>) -> Result<Response<Body>> {
+    async fn update(
+        &self,
+        user: &UserInfo,
+        mut call: Call,
+        part: Option<Subresource>,
+    ) -> Result<Response<Body>> {
         let accepted = negotiate::object(call.headers())?;
         let options = WriteOptions::parse(&call.query, "UpdateOptions")?;
         let target = call.target()?;
         let bytes = call.read_body().await?;
         let (value, mut warnings) =
             body::object(call.kind, call.headers(), &bytes, options.strictness)?;
-        let mut outcome = self.registry.update(&target, part, value, options.dry_run).await?;
+        let claim = Claim::Update(call.writer(user, &options, name_of(part)));
+        let mut outcome =
+            self.registry.update(&target, part, value, &claim, options.dry_run).await?;
         warnings.append(&mut outcome.warnings);
         Ok(written(&call, accepted, &outcome, &warnings))
     }
 
-    async fn patch(&self, mut call: Call, part: Option<Subresource>) -> Result<Response<Body>> {
+    async fn patch(
+        &self,
+        user: &UserInfo,
+        mut call: Call,
+        part: Option<Subresource>,
+    ) -> Result<Response<Body>> {
         let accepted = negotiate::object(call.headers())?;
-        let options = WriteOptions::parse(&call.query, "PatchOptions")?;
+        let options = patch_options(&call)?;
         let target = call.target()?;
-        let patch = call.read_patch(&options).await?;
-        let outcome = self.registry.patch(&target, part, &patch, options.dry_run).await?;
+        let writer = call.writer(user, &options, name_of(part));
+        let outcome = if negotiate::is_apply(call.headers()) {
+            let configuration = call.read_configuration(&options).await?;
+            let dry_run = options.dry_run;
+            self.registry.apply(&target, part, &configuration, &writer, dry_run).await?
+        } else {
+            let patch = call.read_patch(&options).await?;
+            let claim = Claim::Update(writer);
+            self.registry.patch(&target, part, &patch, &claim, options.dry_run).await?
+        };
         Ok(written(&call, accepted, &outcome, &outcome.warnings))
     }
 
@@ -241,7 +303,7 @@ impl Inner {
         Ok(respond::list(accepted, IncludeObject::Metadata, call.kind, &page))
     }
 
-    async fn scale(&self, mut call: Call) -> Result<Response<Body>> {
+    async fn scale(&self, user: &UserInfo, mut call: Call) -> Result<Response<Body>> {
         let accepted = negotiate::object(call.headers())?;
         let target = call.target()?;
         let (stored, mut warnings) = match call.info.verb {
@@ -257,13 +319,23 @@ impl Inner {
                     &bytes,
                     options.strictness,
                 )?;
-                let outcome = self.registry.update_scale(&target, scale, options.dry_run).await?;
+                let claim = Claim::Update(call.writer(user, &options, "scale"));
+                let dry_run = options.dry_run;
+                let outcome = self.registry.update_scale(&target, scale, &claim, dry_run).await?;
                 (outcome.stored, warnings)
             }
             Verb::Patch => {
-                let options = WriteOptions::parse(&call.query, "PatchOptions")?;
-                let patch = call.read_patch(&options).await?;
-                let outcome = self.registry.patch_scale(&target, &patch, options.dry_run).await?;
+                let options = patch_options(&call)?;
+                let writer = call.writer(user, &options, "scale");
+                let dry_run = options.dry_run;
+                let outcome = if negotiate::is_apply(call.headers()) {
+                    let configuration = call.read_configuration(&options).await?;
+                    self.registry.apply_scale(&target, &configuration, &writer, dry_run).await?
+                } else {
+                    let patch = call.read_patch(&options).await?;
+                    let claim = Claim::Update(writer);
+                    self.registry.patch_scale(&target, &patch, &claim, dry_run).await?
+                };
                 (outcome.stored, outcome.warnings)
             }
             _ => return Err(call.unsupported()),
@@ -273,6 +345,19 @@ impl Inner {
         respond::warn(&mut response, &std::mem::take(&mut warnings));
         Ok(response)
     }
+}
+
+fn patch_options(call: &Call) -> Result<WriteOptions> {
+    let applies = match negotiate::is_apply(call.headers()) {
+        true => Applies::Yes,
+        false => Applies::No,
+    };
+    WriteOptions::parse_for(&call.query, "PatchOptions", applies)
+}
+
+/// As managers are told apart by: empty for the object itself.
+fn name_of(part: Option<Subresource>) -> &'static str {
+    part.map_or("", Subresource::as_str)
 }
 
 async fn delete_options(call: &mut Call) -> Result<DeleteOptions> {

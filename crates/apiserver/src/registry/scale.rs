@@ -8,7 +8,7 @@ use portolan_store::Stored;
 use serde_json::{Value, json};
 
 use super::update::Proposed;
-use super::{Outcome, PatchBody, Registry, Target, meta};
+use super::{Claim, Outcome, PatchBody, Registry, Target, meta};
 use crate::query::{DryRun, resource_version};
 use crate::status::{Result, Status, Subject};
 
@@ -43,10 +43,13 @@ impl Registry {
         &self,
         target: &Target,
         scale: Value,
+        claim: &Claim,
         dry_run: DryRun,
     ) -> Result<Outcome> {
-        self.guaranteed_update(target, None, dry_run, |current| propose(target, current, &scale))
-            .await
+        self.guaranteed_update(target, None, dry_run, |current| {
+            propose(target, current, &scale, claim)
+        })
+        .await
     }
 
     /// Patches the Scale of a workload.
@@ -57,6 +60,7 @@ impl Registry {
         &self,
         target: &Target,
         patch: &PatchBody,
+        claim: &Claim,
         dry_run: DryRun,
     ) -> Result<Outcome> {
         self.guaranteed_update(target, None, dry_run, |current| {
@@ -66,7 +70,7 @@ impl Registry {
             if scale["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"] {
                 meta::metadata(&mut scale).remove("resourceVersion");
             }
-            propose(target, current, &scale)
+            propose(target, current, &scale, claim)
         })
         .await
     }
@@ -82,7 +86,20 @@ pub(crate) fn check(
         .map_err(|e| Status::bad_request(e.0))
 }
 
-fn propose(target: &Target, current: &Stored, scale: &Value) -> Result<Proposed> {
+fn propose(target: &Target, current: &Stored, scale: &Value, claim: &Claim) -> Result<Proposed> {
+    check_replicas(target, scale)?;
+    let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
+    let mut object = (*current.value).clone();
+    object["spec"]["replicas"] = replicas.into();
+    let sent = meta::text(scale, "resourceVersion");
+    if resource_version(Some(sent))?.is_some() {
+        meta::metadata(&mut object).insert("resourceVersion".into(), sent.into());
+    }
+    Ok(Proposed { object, warnings: Vec::new(), claim: claim.clone() })
+}
+
+/// Refuses a Scale that no workload can have.
+pub(super) fn check_replicas(target: &Target, scale: &Value) -> Result<()> {
     let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
     if replicas < 0 {
         let cause = Cause {
@@ -92,13 +109,7 @@ fn propose(target: &Target, current: &Stored, scale: &Value) -> Result<Proposed>
         };
         return Err(Status::invalid(SUBJECT, &target.name, &[cause]));
     }
-    let mut object = (*current.value).clone();
-    object["spec"]["replicas"] = replicas.into();
-    let sent = meta::text(scale, "resourceVersion");
-    if resource_version(Some(sent))?.is_some() {
-        meta::metadata(&mut object).insert("resourceVersion".into(), sent.into());
-    }
-    Ok(Proposed { object, warnings: Vec::new() })
+    Ok(())
 }
 
 /// A label selector in the text form that `labelSelector` parameters take.

@@ -8,7 +8,7 @@ use portolan_api::{Cause, Reason, defaults, strategy, validate_update};
 use portolan_store::{Op, Stored};
 use serde_json::Value;
 
-use super::{Change, Outcome, Registry, Target, is_race, meta, namespaces};
+use super::{Change, Claim, Outcome, Registry, Target, is_race, managed, meta, namespaces};
 use crate::convert;
 use crate::query::{DryRun, resource_version};
 use crate::services::Reservation;
@@ -25,6 +25,8 @@ pub(super) struct Proposed {
     /// The new object, checked and in the stored form, metadata as the client sent it.
     pub(super) object: Value,
     pub(super) warnings: Vec<String>,
+    /// Who owns what is new in it.
+    pub(super) claim: Claim,
 }
 
 impl Registry {
@@ -37,12 +39,13 @@ impl Registry {
         target: &Target,
         part: Part,
         body: Value,
+        claim: &Claim,
         dry_run: DryRun,
     ) -> Result<Outcome> {
         check_name(target, &body)?;
         let object = convert::to_stored(target.kind, body);
         if self.store.get(&target.key()).is_none() && part.is_none() && creates_on_update(target) {
-            return self.create_on_update(target, object, dry_run).await;
+            return self.create_on_update(target, object, claim, dry_run).await;
         }
         if target.kind.kind == "Lease" && meta::text(&object, "resourceVersion").is_empty() {
             let cause = Cause {
@@ -54,7 +57,8 @@ impl Registry {
         }
         let warnings = strategy::warnings(convert::stored_kind(target.kind), &object);
         self.guaranteed_update(target, part, dry_run, |_| {
-            Ok(Proposed { object: object.clone(), warnings: warnings.clone() })
+            let (object, warnings) = (object.clone(), warnings.clone());
+            Ok(Proposed { object, warnings, claim: claim.clone() })
         })
         .await
     }
@@ -63,6 +67,7 @@ impl Registry {
         &self,
         target: &Target,
         mut object: Value,
+        claim: &Claim,
         dry_run: DryRun,
     ) -> Result<Outcome> {
         let uid = meta::uid(&object);
@@ -73,7 +78,7 @@ impl Registry {
         }
         meta::metadata(&mut object).remove("resourceVersion");
         let kind = convert::stored_kind(target.kind);
-        self.create(kind, target.namespace.as_deref(), object, dry_run).await
+        self.create(kind, target.namespace.as_deref(), object, claim, dry_run).await
     }
 
     /// Applies `change` to the current object until it is stored or refused.
@@ -94,7 +99,7 @@ impl Registry {
             if named_version.is_some_and(|v| v != current.revision.0) {
                 return Err(Status::modified(target.subject(), &target.name));
             }
-            let reservation = self.prepare_update(target, part, &mut proposed.object, &current)?;
+            let reservation = self.prepare_update(target, part, &mut proposed, &current)?;
             let warnings = proposed.warnings;
             match self.store_update(target, &current, proposed.object, dry_run).await {
                 Ok(stored) => {
@@ -117,10 +122,11 @@ impl Registry {
         &self,
         target: &Target,
         part: Part,
-        new: &mut Value,
+        proposed: &mut Proposed,
         current: &Stored,
     ) -> Result<Option<Reservation<'_>>> {
         let (old, kind) = (&*current.value, convert::stored_kind(target.kind));
+        let Proposed { object: new, claim, .. } = proposed;
         let uid = meta::uid(new);
         if !uid.is_empty() && uid != meta::uid(old) {
             let why = format!(
@@ -129,6 +135,7 @@ impl Registry {
             );
             return Err(Status::conflict(target.subject(), &target.name, &why));
         }
+        let sent = managed::take_sent(new);
         meta::strip(new);
         for field in [
             "name",
@@ -143,6 +150,7 @@ impl Registry {
             meta::keep(new, old, field);
         }
         defaults(kind, new);
+        managed::track(kind, part, claim, old, new, sent);
         strategy::prepare_for_update(kind, part, new, old);
         let is_service = kind.kind == "Service" && part.is_none();
         if is_service {
@@ -200,7 +208,7 @@ fn creates_on_update(target: &Target) -> bool {
     matches!(target.kind.kind, "Endpoints" | "Event" | "Lease" | "Service")
 }
 
-fn check_name(target: &Target, body: &Value) -> Result<()> {
+pub(super) fn check_name(target: &Target, body: &Value) -> Result<()> {
     let (name, url) = (meta::name(body), target.name.as_str());
     if name.is_empty() {
         return Err(Status::bad_request(format!(
