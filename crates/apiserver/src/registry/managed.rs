@@ -64,8 +64,8 @@ pub(crate) struct Writer {
 pub(crate) enum Claim {
     /// By comparing the object before and after.
     Update(Writer),
-    /// An apply has done it already: the managers, in the stored form.
-    Applied(Value),
+    /// An apply has done it already: the managers, in the stored form; none when nobody is left.
+    Applied(Option<Value>),
     /// Not at all: the server's own writes.
     Server,
 }
@@ -74,7 +74,7 @@ pub(crate) enum Claim {
 pub(super) fn of_new(kind: &Kind, claim: &Claim, object: &Value) -> Option<Value> {
     let writer = match claim {
         Claim::Update(writer) => writer,
-        Claim::Applied(managed) => return Some(managed.clone()),
+        Claim::Applied(managed) => return managed.clone(),
         Claim::Server => return None,
     };
     let nothing = Value::Object(serde_json::Map::new());
@@ -82,7 +82,7 @@ pub(super) fn of_new(kind: &Kind, claim: &Claim, object: &Value) -> Option<Value
     let found = difference(kind, None, &nothing, object);
     let mut entries = Vec::new();
     take(kind, &mut entries, writer, &found);
-    (!entries.is_empty()).then(|| entry::render(entries))
+    entry::render(entries)
 }
 
 /// Takes `managedFields` out of a body; what is there is still the client's.
@@ -102,7 +102,7 @@ pub(super) fn track(
     let live = old["metadata"].get("managedFields");
     let managed = match claim {
         Claim::Server => live.cloned(),
-        Claim::Applied(managed) => Some(managed.clone()),
+        Claim::Applied(managed) => managed.clone(),
         Claim::Update(writer) => updated(kind, part, writer, old, new, sent.as_ref()),
     };
     if let Some(managed) = managed {
@@ -139,7 +139,7 @@ fn updated(
     if found.is_empty() && entry::same_but_times(&entries, &before) {
         return live.cloned();
     }
-    (!entries.is_empty()).then(|| entry::render(entries))
+    entry::render(entries)
 }
 
 /// `[]` and `[{}]` ask for a fresh start.
@@ -222,7 +222,7 @@ fn cap(kind: &Kind, entries: &mut Vec<Entry>) {
 /// What an apply makes of the live object, or of none.
 pub(super) struct Applied {
     pub(super) object: Value,
-    pub(super) managed: Value,
+    pub(super) managed: Option<Value>,
 }
 
 /// Applies a checked configuration, in the name of the writer.
@@ -252,7 +252,7 @@ pub(super) fn apply(
     let mut mine =
         Entry::new(writer, Operation::Apply, kind.api_version(), ownable(kind, part, &set));
     let Some(live) = live else {
-        let managed = entry::render(vec![mine]);
+        let managed = entry::render((!mine.set.is_empty()).then_some(mine).into_iter().collect());
         return Ok(Applied { object: config, managed });
     };
     let stored = live["metadata"].get("managedFields");
@@ -262,7 +262,8 @@ pub(super) fn apply(
     let mut object = apply::merge(schema, live, &config);
     meta::metadata(&mut object).remove("managedFields");
     if let Some(last) = last.first() {
-        let owned = others.iter().fold(mine.set.clone(), |all, entry| all.union(&entry.set));
+        let mine = mine.set.union(&NOBODYS);
+        let owned = others.iter().fold(mine, |all, entry| all.union(&entry.set));
         apply::prune(schema, &mut object, &last.set, &owned);
     }
     let found = difference(kind, part, live, &object);
@@ -281,10 +282,8 @@ pub(super) fn apply(
     {
         mine.time.clone_from(&last.time);
     }
+    others.push(mine);
     others.retain(|entry| !entry.set.is_empty());
-    if !mine.set.is_empty() {
-        others.push(mine);
-    }
     if let Some(before) = migrating(writer, live) {
         let now = last_applied(applied);
         // Written anew only when it says something else, or an apply that changes nothing would write.

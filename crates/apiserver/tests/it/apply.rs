@@ -124,6 +124,8 @@ async fn apply_creates_changes_prunes_and_writes_nothing_twice() {
         )
         .await;
     assert_eq!(dry.code, 201);
+    // Who applies nothing but a name manages nothing.
+    assert!(dry.body["metadata"].get("managedFields").is_none(), "{}", dry.body);
     assert_eq!(t.get(&format!("{CONFIG_MAPS}/new")).await.code, 404);
 }
 
@@ -219,6 +221,30 @@ async fn status_and_scale_have_managers_of_their_own() {
         )
         .await;
     assert_eq!(missing.code, 404);
+}
+
+#[tokio::test]
+async fn a_probe_that_is_let_go_takes_its_defaults_along() {
+    let t = start().await;
+    let uri = format!("{DEPLOYMENTS}/web");
+    let mut with_probe = configured(None, "nginx");
+    with_probe["spec"]["template"]["spec"]["containers"][0]["livenessProbe"] =
+        json!({"httpGet": {"port": 80}});
+    let created = t.apply(&uri, "fieldManager=a", with_probe.clone()).await.ok();
+    let probe = |object: &Value| {
+        object["spec"]["template"]["spec"]["containers"][0]["livenessProbe"].clone()
+    };
+    assert_eq!(probe(&created)["periodSeconds"], 10);
+    // What another has set in it stays, and so does the probe.
+    let mut shared = with_probe.clone();
+    shared["spec"]["template"]["spec"]["containers"][0]["livenessProbe"]["periodSeconds"] =
+        7.into();
+    t.apply(&uri, "fieldManager=b", shared).await.ok();
+    let kept = t.apply(&uri, "fieldManager=a", configured(None, "nginx")).await.ok();
+    assert_eq!(probe(&kept)["periodSeconds"], 7);
+    let gone = t.apply(&uri, "fieldManager=b", configured(None, "nginx")).await.ok();
+    assert_eq!(probe(&gone), Value::Null);
+    assert_eq!(gone["spec"]["template"]["spec"]["containers"][0]["image"], "nginx");
 }
 
 #[tokio::test]

@@ -65,6 +65,9 @@ fn merge_items<S: FieldSchema>(schema: S, live: &[Value], config: &[Value]) -> V
 }
 
 /// Removes what is in `last` and not in `owned`; an object or list that becomes empty by that goes.
+///
+/// A declared field in which nobody owns anything any more goes whole, with what the server has put
+/// there by default: the rest of a probe without its handler would make no sense.
 pub fn prune<S: FieldSchema>(schema: S, object: &mut Value, last: &FieldSet, owned: &FieldSet) {
     match (schema.shape(), object) {
         (Shape::Struct | Shape::Map, Value::Object(fields)) => {
@@ -73,7 +76,8 @@ pub fn prune<S: FieldSchema>(schema: S, object: &mut Value, last: &FieldSet, own
                 .into_iter()
                 .filter_map(|(name, value)| {
                     let inner = child(schema, &name).map(|field| field.schema);
-                    let value = kept(inner, &set::field(&name), value, last, owned)?;
+                    let declared = inner.is_some() && schema.shape() == Shape::Struct;
+                    let value = kept(inner, &set::field(&name), value, last, owned, declared)?;
                     Some((name, value))
                 })
                 .collect::<Map<String, Value>>();
@@ -82,7 +86,7 @@ pub fn prune<S: FieldSchema>(schema: S, object: &mut Value, last: &FieldSet, own
             let before = std::mem::take(items);
             let shape = schema.shape();
             items.extend(before.into_iter().filter_map(|item| match element(shape, &item) {
-                Ok(element) => kept(schema.item(), &element, item, last, owned),
+                Ok(element) => kept(schema.item(), &element, item, last, owned, false),
                 Err(_) => Some(item),
             }));
         }
@@ -96,11 +100,12 @@ fn kept<S: FieldSchema>(
     mut value: Value,
     last: &FieldSet,
     owned: &FieldSet,
+    declared: bool,
 ) -> Option<Value> {
     static NOBODY: FieldSet = FieldSet::EMPTY;
     let Some(entry) = last.find(element) else { return Some(value) };
     let claim = owned.find(element);
-    if entry.owned && claim.is_none() {
+    if claim.is_none() && (entry.owned || declared) {
         return None;
     }
     let Some(schema) = schema.filter(|_| !entry.below.is_empty()) else { return Some(value) };

@@ -163,7 +163,7 @@ fn what_nobody_owns_any_more_goes() {
     let mut object = json!({
         "labels": { "mine": "1", "shared": "2", "other": "3" },
         "ports": [{ "port": 1, "x": 1, "y": 1 }, { "port": 2 }],
-        "inner": { "a": 1 },
+        "inner": { "a": 1, "by default": 1 },
     });
     let last = json!({
         "f:labels": { "f:mine": {}, "f:shared": {} },
@@ -235,7 +235,54 @@ fn objects() -> impl Strategy<Value = Value> {
     )
 }
 
+/// Anything, also what no schema would let through.
+fn anything() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i8>().prop_map(Value::from),
+        prop::sample::select(vec!["a", "TCP", "f:a", "k:{}", ".", "v:1"]).prop_map(Value::from),
+    ];
+    let name = prop::sample::select(vec![
+        "labels",
+        "finalizers",
+        "ports",
+        "inner",
+        "always",
+        "port",
+        "protocol",
+        "f:labels",
+        "k:{}",
+        ".",
+        "f:ports",
+        "k:{\"port\":1}",
+        "v:null",
+        "i:0",
+    ]);
+    leaf.prop_recursive(4, 24, 4, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::btree_map(name.clone(), inner, 0..4)
+                .prop_map(|map| map.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()),
+        ]
+    })
+}
+
 proptest! {
+    #[test]
+    fn values_that_fit_no_schema_do_no_harm(a in anything(), b in anything(), c in anything()) {
+        let merged = merge(Type::Root, &a, &b);
+        let found = compare(Type::Root, &a, &merged);
+        prop_assert!(compare(Type::Root, &a, &a).is_empty());
+        prop_assert!(found.taken.union(&found.removed).paths().len() < 1_000);
+        let set = field_set(Type::Root, &b).unwrap_or_default();
+        let foreign = FieldSet::parse(&c).unwrap_or_default();
+        let mut pruned = merged;
+        prune(Type::Root, &mut pruned, &foreign, &set);
+        let text = foreign.to_text();
+        prop_assert_eq!(FieldSet::parse(&serde_json::from_str(&text).unwrap()).unwrap(), foreign);
+    }
+
     #[test]
     fn a_set_survives_its_written_form(object in objects()) {
         let set = field_set(Type::Root, &object).unwrap();

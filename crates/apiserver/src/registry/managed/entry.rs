@@ -5,6 +5,9 @@ use serde_json::{Map, Value, json};
 
 use super::{Writer, now};
 
+/// Managers that a client may send: each costs work at every later write.
+const MAX_ENTRIES: usize = 1_000;
+
 /// How a manager came to its fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Operation {
@@ -113,10 +116,11 @@ impl Entry {
     }
 }
 
-/// Reads a list of managers in either form; none when any of them is malformed.
+/// Reads a list of managers in either form; none when any of them is malformed, or when they are too many.
 pub(super) fn parse(managed: &Value) -> Option<Vec<Entry>> {
-    let mut entries: Vec<Entry> = Vec::new();
-    for entry in managed.as_array()?.iter().map(Entry::parse) {
+    let list = managed.as_array().filter(|list| list.len() <= MAX_ENTRIES)?;
+    let mut entries: Vec<Entry> = Vec::with_capacity(list.len());
+    for entry in list.iter().map(Entry::parse) {
         let entry = entry?;
         // A manager that is listed twice has the fields of both.
         match entries.iter_mut().find(|other| other.is_same_manager(&entry)) {
@@ -127,8 +131,11 @@ pub(super) fn parse(managed: &Value) -> Option<Vec<Entry>> {
     Some(entries)
 }
 
-/// The stored form: appliers first, then by time.
-pub(super) fn render(mut entries: Vec<Entry>) -> Value {
+/// The stored form: appliers first, then by time. None when there are none.
+pub(super) fn render(mut entries: Vec<Entry>) -> Option<Value> {
+    if entries.is_empty() {
+        return None;
+    }
     entries.sort_by(|a, b| {
         let order = |e: &Entry| {
             (
@@ -141,7 +148,7 @@ pub(super) fn render(mut entries: Vec<Entry>) -> Value {
         };
         order(a).cmp(&order(b))
     });
-    entries.iter().map(Entry::render).collect()
+    Some(entries.iter().map(Entry::render).collect())
 }
 
 /// Whether two lists differ in nothing but times.

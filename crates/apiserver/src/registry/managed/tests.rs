@@ -29,6 +29,7 @@ fn malformed_managers_from_a_client_leave_the_live_ones() {
         json!([{"operation": "Update", "fieldsType": "FieldsV2", "fieldsV1": {}}]),
         json!([{"operation": "Update", "fieldsType": "FieldsV1", "fieldsV1": {"x": {}}}]),
         json!("x"),
+        Value::Array(vec![live["metadata"]["managedFields"][0].clone(); 1001]),
     ] {
         let mut new = map(json!({"x": "1"}), None);
         track(kind(), None, &Claim::Update(writer("b")), &live, &mut new, Some(sent));
