@@ -268,9 +268,8 @@ pub(super) fn apply(
     }
     let found = difference(kind, part, live, &object);
     if !force {
-        let allowed = migrating(writer, live)
-            .and_then(|config| apply::field_set(schema, &config).ok())
-            .unwrap_or_default();
+        let allowed = migrating(writer, live).map(|config| still_applied(kind, &config, live));
+        let allowed = allowed.unwrap_or_default();
         conflicts(&others, &found.taken, &allowed)?;
     }
     let gone = found.taken.union(&found.removed);
@@ -300,8 +299,19 @@ fn migrating(writer: &Writer, live: &Value) -> Option<Value> {
     (writer.manager == KUBECTL).then(|| serde_json::from_str(text).ok()).flatten()
 }
 
+/// The fields of a configuration from the client's side that nobody has changed since: its own to take over.
+fn still_applied(kind: &Kind, config: &Value, live: &Value) -> FieldSet {
+    let schema = schema::owned_type(kind);
+    if config["apiVersion"] != kind.api_version() {
+        return FieldSet::EMPTY;
+    }
+    let set = apply::field_set(schema, config).unwrap_or_default();
+    let changed = apply::compare(schema, config, live);
+    set.difference(&changed.taken).difference(&changed.removed)
+}
+
 fn last_applied(mut config: Value) -> String {
-    if let Some(annotations) = config["metadata"]["annotations"].as_object_mut() {
+    if let Some(Value::Object(annotations)) = config.pointer_mut("/metadata/annotations") {
         annotations.remove(LAST_APPLIED);
     }
     format!("{config}\n")

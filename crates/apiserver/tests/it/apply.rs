@@ -248,6 +248,35 @@ async fn a_probe_that_is_let_go_takes_its_defaults_along() {
 }
 
 #[tokio::test]
+async fn kubectl_takes_over_from_its_client_side_what_nobody_has_changed_since() {
+    let t = start().await;
+    let uri = format!("{CONFIG_MAPS}/m");
+    let config = |a: &str, b: &str| {
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"},
+            "data": {"a": a, "b": b}})
+    };
+    let mut client_side = config("1", "2");
+    client_side["metadata"]["annotations"] = json!({
+        "kubectl.kubernetes.io/last-applied-configuration": config("1", "1").to_string(),
+    });
+    t.write_as("POST", CONFIG_MAPS, "kubectl-client-side-apply", client_side).await.ok();
+    t.apply(&uri, "fieldManager=kubectl", config("9", "9")).await.fails(
+        409,
+        "Conflict",
+        "Apply failed with 1 conflict: conflict with \"kubectl-client-side-apply\" using v1: \
+         .data.b",
+    );
+    assert_eq!(t.apply(&uri, "fieldManager=other", config("9", "2")).await.code, 409);
+    let taken = t.apply(&uri, "fieldManager=kubectl", config("9", "2")).await.ok();
+    assert_eq!(taken["data"], json!({"a": "9", "b": "2"}));
+    let annotations = taken["metadata"]["annotations"].as_object().unwrap();
+    let last = annotations["kubectl.kubernetes.io/last-applied-configuration"].as_str().unwrap();
+    assert_eq!(serde_json::from_str::<Value>(last).unwrap(), config("9", "2"));
+    let again = t.apply(&uri, "fieldManager=kubectl", config("9", "2")).await.ok();
+    assert_eq!(again, taken);
+}
+
+#[tokio::test]
 async fn what_cannot_be_applied_is_refused_in_upstreams_words() {
     let t = start().await;
     let uri = format!("{SERVICES}/web");

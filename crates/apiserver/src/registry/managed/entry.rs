@@ -165,7 +165,7 @@ pub(super) fn same_but_times(a: &[Entry], b: &[Entry]) -> bool {
 
 /// Brings the managers of a stored object's metadata into the form that clients know.
 pub(crate) fn expand(metadata: &mut Value) {
-    let Some(entries) = metadata["managedFields"].as_array_mut() else { return };
+    let Some(Value::Array(entries)) = metadata.get_mut("managedFields") else { return };
     for entry in entries {
         if let Some(Value::String(text)) = entry.get("fieldsV1") {
             // It was written by this module.

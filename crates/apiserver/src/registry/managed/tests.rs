@@ -60,4 +60,7 @@ fn what_is_stored_is_text_and_what_is_served_an_object() {
     expand(&mut metadata);
     let expected = json!({"f:data": {".": {}, "f:x": {}}});
     assert_eq!(metadata["managedFields"][0]["fieldsV1"], expected);
+    let mut none = json!({"name": "m"});
+    expand(&mut none);
+    assert_eq!(none, json!({"name": "m"}));
 }
