@@ -1,8 +1,6 @@
 //! From stored objects to bytes, without copying them: the resource version and the version's form are put in while
 //! writing. What a watch sends is encoded once per event and shared by all its watchers.
 
-mod fields;
-
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,8 +13,7 @@ use serde::Serialize;
 use serde::ser::SerializeMap;
 use serde_json::{Map, Value, json};
 
-use self::fields::Fields;
-use crate::{convert, registry};
+use crate::convert;
 
 /// An object as it is written: the stored value with its resource version.
 pub(crate) struct Versioned<'a> {
@@ -39,9 +36,6 @@ impl<'a> Versioned<'a> {
         if self.revision != 0 {
             value["metadata"]["resourceVersion"] = self.revision.to_string().into();
         }
-        if let Some(metadata) = value.get_mut("metadata") {
-            registry::expand_managed_fields(metadata);
-        }
         value
     }
 
@@ -58,7 +52,7 @@ impl<'a> Versioned<'a> {
 
 impl Serialize for Versioned<'_> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Some(object) = self.value.as_object() else {
+        let Some(object) = self.value.as_object().filter(|_| self.revision != 0) else {
             return self.value.serialize(serializer);
         };
         let mut map = serializer.serialize_map(Some(object.len()))?;
@@ -78,39 +72,11 @@ struct Metadata<'a>(&'a Map<String, Value>, u64);
 
 impl Serialize for Metadata<'_> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
+        let mut map = serializer.serialize_map(Some(self.0.len() + 1))?;
         for (key, value) in self.0 {
-            match value.as_array().filter(|_| key == "managedFields") {
-                Some(entries) => {
-                    let entries: Vec<ManagedFields<'_>> =
-                        entries.iter().map(ManagedFields).collect();
-                    map.serialize_entry(key, &entries)?;
-                }
-                None => map.serialize_entry(key, value)?,
-            }
+            map.serialize_entry(key, value)?;
         }
-        if self.1 != 0 {
-            map.serialize_entry("resourceVersion", &self.1.to_string())?;
-        }
-        map.end()
-    }
-}
-
-/// An entry of `managedFields`: its fieldsV1 is stored as text and written as the object that it is.
-struct ManagedFields<'a>(&'a Value);
-
-impl Serialize for ManagedFields<'_> {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Some(entry) = self.0.as_object() else { return self.0.serialize(serializer) };
-        let mut map = serializer.serialize_map(Some(entry.len()))?;
-        for (key, value) in entry {
-            match value.as_str().filter(|_| key == "fieldsV1") {
-                Some(text) => {
-                    map.serialize_entry(key, &Fields(text))?;
-                }
-                None => map.serialize_entry(key, value)?,
-            }
-        }
+        map.serialize_entry("resourceVersion", &self.1.to_string())?;
         map.end()
     }
 }

@@ -20,7 +20,7 @@ mod watch;
 pub(crate) use apply::ApplyBody;
 pub(crate) use delete::{DeleteOptions, Deleted};
 pub(crate) use list::ListPage;
-pub(crate) use managed::{Claim, Writer, expand as expand_managed_fields};
+pub(crate) use managed::{Ownership, Writer};
 pub(crate) use namespaces::{SYSTEM as SYSTEM_NAMESPACES, namespace_kind};
 pub(crate) use patch::PatchBody;
 pub(crate) use scale::{COMPONENT as SCALE, scale_of};

@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::negotiate::{self, Accepted, PatchType};
 use crate::query::{Applies, ListOptions, Query, WriteOptions, resource_version};
 use crate::registry::{
-    self, ApplyBody, Change, Claim, DeleteOptions, Deleted, Outcome, PatchBody, Target, WatchSpec,
+    self, ApplyBody, Change, Ownership, DeleteOptions, Deleted, Outcome, PatchBody, Target, WatchSpec,
     Writer, subject,
 };
 use crate::request::{RequestInfo, Verb};
@@ -214,10 +214,10 @@ impl Inner {
         let bytes = call.read_body().await?;
         let (value, mut warnings) =
             body::object(call.kind, call.headers(), &bytes, options.strictness)?;
-        let claim = Claim::Update(call.writer(user, &options, ""));
+        let ownership = Ownership::Update(call.writer(user, &options, ""));
         let mut outcome = self
             .registry
-            .create(call.kind, call.info.namespace.as_deref(), value, &claim, options.dry_run)
+            .create(call.kind, call.info.namespace.as_deref(), value, &ownership, options.dry_run)
             .await?;
         warnings.append(&mut outcome.warnings);
         Ok(written(&call, accepted, &outcome, &warnings))
@@ -235,9 +235,9 @@ impl Inner {
         let bytes = call.read_body().await?;
         let (value, mut warnings) =
             body::object(call.kind, call.headers(), &bytes, options.strictness)?;
-        let claim = Claim::Update(call.writer(user, &options, name_of(part)));
+        let ownership = Ownership::Update(call.writer(user, &options, name_of(part)));
         let mut outcome =
-            self.registry.update(&target, part, value, &claim, options.dry_run).await?;
+            self.registry.update(&target, part, value, &ownership, options.dry_run).await?;
         warnings.append(&mut outcome.warnings);
         Ok(written(&call, accepted, &outcome, &warnings))
     }
@@ -258,8 +258,8 @@ impl Inner {
             self.registry.apply(&target, part, &configuration, &writer, dry_run).await?
         } else {
             let patch = call.read_patch(&options).await?;
-            let claim = Claim::Update(writer);
-            self.registry.patch(&target, part, &patch, &claim, options.dry_run).await?
+            let ownership = Ownership::Update(writer);
+            self.registry.patch(&target, part, &patch, &ownership, options.dry_run).await?
         };
         Ok(written(&call, accepted, &outcome, &outcome.warnings))
     }
@@ -319,9 +319,9 @@ impl Inner {
                     &bytes,
                     options.strictness,
                 )?;
-                let claim = Claim::Update(call.writer(user, &options, "scale"));
+                let ownership = Ownership::Update(call.writer(user, &options, "scale"));
                 let dry_run = options.dry_run;
-                let outcome = self.registry.update_scale(&target, scale, &claim, dry_run).await?;
+                let outcome = self.registry.update_scale(&target, scale, &ownership, dry_run).await?;
                 (outcome.stored, warnings)
             }
             Verb::Patch => {
@@ -333,8 +333,8 @@ impl Inner {
                     self.registry.apply_scale(&target, &configuration, &writer, dry_run).await?
                 } else {
                     let patch = call.read_patch(&options).await?;
-                    let claim = Claim::Update(writer);
-                    self.registry.patch_scale(&target, &patch, &claim, dry_run).await?
+                    let ownership = Ownership::Update(writer);
+                    self.registry.patch_scale(&target, &patch, &ownership, dry_run).await?
                 };
                 (outcome.stored, outcome.warnings)
             }

@@ -4,7 +4,7 @@ use portolan_api::Kind;
 use portolan_api::schema::{self, Strictness};
 use serde_json::{Value, json};
 
-use super::managed::{self, Claim, Writer};
+use super::managed::{self, Ownership, Writer};
 use super::update::{Part, Proposed, check_name};
 use super::{Outcome, Registry, Target, meta, scale};
 use crate::convert;
@@ -44,9 +44,9 @@ impl Registry {
         if part.is_none() && self.store.get(&target.key()).is_none() {
             let applied =
                 managed::apply(stored_kind, part, writer, None, config.clone(), body.force)?;
-            let claim = Claim::Applied(applied.managed);
+            let ownership = Ownership::Applied(applied.managed);
             let namespace = target.namespace.as_deref();
-            let mut outcome = self.create(kind, namespace, applied.object, &claim, dry_run).await?;
+            let mut outcome = self.create(kind, namespace, applied.object, &ownership, dry_run).await?;
             outcome.warnings.splice(0..0, warnings);
             return Ok(outcome);
         }
@@ -54,8 +54,8 @@ impl Registry {
             let live = Some(&*current.value);
             let applied =
                 managed::apply(stored_kind, part, writer, live, config.clone(), body.force)?;
-            let (object, claim) = (applied.object, Claim::Applied(applied.managed));
-            Ok(Proposed { object, warnings: warnings.clone(), claim })
+            let (object, ownership) = (applied.object, Ownership::Applied(applied.managed));
+            Ok(Proposed { object, warnings: warnings.clone(), ownership })
         })
         .await
     }
@@ -88,8 +88,8 @@ impl Registry {
             let live = Some(&*current.value);
             let applied =
                 managed::apply(target.kind, None, writer, live, config.clone(), body.force)?;
-            let (object, claim) = (applied.object, Claim::Applied(applied.managed));
-            Ok(Proposed { object, warnings: warnings.clone(), claim })
+            let (object, ownership) = (applied.object, Ownership::Applied(applied.managed));
+            Ok(Proposed { object, warnings: warnings.clone(), ownership })
         })
         .await
     }

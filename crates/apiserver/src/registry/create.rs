@@ -6,7 +6,7 @@ use portolan_api::{Cause, Kind, Reason, defaults, strategy, validate_create};
 use portolan_store::Stored;
 use serde_json::Value;
 
-use super::{Change, Claim, Outcome, Registry, Target, managed, meta, namespaces, subject};
+use super::{Change, Ownership, Outcome, Registry, Target, managed, meta, namespaces, subject};
 use crate::convert;
 use crate::query::DryRun;
 use crate::random::random_below;
@@ -29,7 +29,7 @@ impl Registry {
         kind: &'static Kind,
         namespace: Option<&str>,
         body: Value,
-        claim: &Claim,
+        ownership: &Ownership,
         dry_run: DryRun,
     ) -> Result<Outcome> {
         let mut object = convert::to_stored(kind, body);
@@ -52,7 +52,7 @@ impl Registry {
             return Err(Status::invalid(subject(kind), "", &[cause]));
         }
         defaults(stored_kind, &mut object);
-        let managers = managed::of_new(stored_kind, claim, &object);
+        let managers = managed::of_new(stored_kind, ownership, &object);
         fill_in(&mut object);
         if let Some(managers) = managers {
             meta::metadata(&mut object).insert("managedFields".into(), managers);

@@ -3,9 +3,6 @@
 //! Every write goes through here once, after defaulting and before anything is allocated: what the server itself fills
 //! in is nobody's. An update gives the writer what it changed and takes that from all others; an apply gives the
 //! applier what its configuration says, and refuses what another owns unless it is forced.
-//!
-//! Stored objects carry each fieldsV1 as text, a seventh of the size of the tree; `encode` writes it out as the object
-//! that clients know.
 
 mod entry;
 
@@ -17,7 +14,6 @@ use portolan_api::{Kind, schema};
 use portolan_patch::apply::{self, ApplyError, Difference, FieldSet};
 use serde_json::Value;
 
-pub(crate) use self::entry::expand;
 use self::entry::{Entry, Operation};
 use super::meta;
 use super::update::Part;
@@ -61,21 +57,21 @@ pub(crate) struct Writer {
 
 /// How a write is tracked.
 #[derive(Clone, Debug)]
-pub(crate) enum Claim {
+pub(crate) enum Ownership {
     /// By comparing the object before and after.
     Update(Writer),
-    /// An apply has done it already: the managers, in the stored form; none when nobody is left.
+    /// An apply has done it already: the managers; none when nobody is left.
     Applied(Option<Value>),
     /// Not at all: the server's own writes.
     Server,
 }
 
 /// The `managedFields` of a new object.
-pub(super) fn of_new(kind: &Kind, claim: &Claim, object: &Value) -> Option<Value> {
-    let writer = match claim {
-        Claim::Update(writer) => writer,
-        Claim::Applied(managed) => return managed.clone(),
-        Claim::Server => return None,
+pub(super) fn of_new(kind: &Kind, ownership: &Ownership, object: &Value) -> Option<Value> {
+    let writer = match ownership {
+        Ownership::Update(writer) => writer,
+        Ownership::Applied(managed) => return managed.clone(),
+        Ownership::Server => return None,
     };
     let nothing = Value::Object(serde_json::Map::new());
     // What Go would have in an empty object's place is nobody's, either.
@@ -94,16 +90,16 @@ pub(super) fn take_sent(object: &mut Value) -> Option<Value> {
 pub(super) fn track(
     kind: &Kind,
     part: Part,
-    claim: &Claim,
+    ownership: &Ownership,
     old: &Value,
     new: &mut Value,
     sent: Option<Value>,
 ) {
     let live = old["metadata"].get("managedFields");
-    let managed = match claim {
-        Claim::Server => live.cloned(),
-        Claim::Applied(managed) => managed.clone(),
-        Claim::Update(writer) => updated(kind, part, writer, old, new, sent.as_ref()),
+    let managed = match ownership {
+        Ownership::Server => live.cloned(),
+        Ownership::Applied(managed) => managed.clone(),
+        Ownership::Update(writer) => updated(kind, part, writer, old, new, sent.as_ref()),
     };
     if let Some(managed) = managed {
         meta::metadata(new).insert("managedFields".into(), managed);

@@ -9,7 +9,7 @@ use portolan_patch::PatchError;
 use serde_json::Value;
 
 use super::update::{Part, Proposed};
-use super::{Claim, Outcome, Registry, Target, meta};
+use super::{Ownership, Outcome, Registry, Target, meta};
 use crate::convert;
 use crate::encode::Versioned;
 use crate::negotiate::PatchType;
@@ -33,7 +33,7 @@ impl Registry {
         target: &Target,
         part: Part,
         body: &PatchBody,
-        claim: &Claim,
+        ownership: &Ownership,
         dry_run: DryRun,
     ) -> Result<Outcome> {
         self.guaranteed_update(target, part, dry_run, |current| {
@@ -56,7 +56,7 @@ impl Registry {
                 meta::metadata(&mut object).remove("resourceVersion");
             }
             let object = convert::to_stored(kind, object);
-            Ok(Proposed { object, warnings, claim: claim.clone() })
+            Ok(Proposed { object, warnings, ownership: ownership.clone() })
         })
         .await
     }

@@ -8,7 +8,7 @@ use portolan_store::Stored;
 use serde_json::{Value, json};
 
 use super::update::Proposed;
-use super::{Claim, Outcome, PatchBody, Registry, Target, meta};
+use super::{Ownership, Outcome, PatchBody, Registry, Target, meta};
 use crate::query::{DryRun, resource_version};
 use crate::status::{Result, Status, Subject};
 
@@ -43,11 +43,11 @@ impl Registry {
         &self,
         target: &Target,
         scale: Value,
-        claim: &Claim,
+        ownership: &Ownership,
         dry_run: DryRun,
     ) -> Result<Outcome> {
         self.guaranteed_update(target, None, dry_run, |current| {
-            propose(target, current, &scale, claim)
+            propose(target, current, &scale, ownership)
         })
         .await
     }
@@ -60,7 +60,7 @@ impl Registry {
         &self,
         target: &Target,
         patch: &PatchBody,
-        claim: &Claim,
+        ownership: &Ownership,
         dry_run: DryRun,
     ) -> Result<Outcome> {
         self.guaranteed_update(target, None, dry_run, |current| {
@@ -70,7 +70,7 @@ impl Registry {
             if scale["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"] {
                 meta::metadata(&mut scale).remove("resourceVersion");
             }
-            propose(target, current, &scale, claim)
+            propose(target, current, &scale, ownership)
         })
         .await
     }
@@ -86,7 +86,7 @@ pub(crate) fn check(
         .map_err(|e| Status::bad_request(e.0))
 }
 
-fn propose(target: &Target, current: &Stored, scale: &Value, claim: &Claim) -> Result<Proposed> {
+fn propose(target: &Target, current: &Stored, scale: &Value, ownership: &Ownership) -> Result<Proposed> {
     check_replicas(target, scale)?;
     let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
     let mut object = (*current.value).clone();
@@ -95,7 +95,7 @@ fn propose(target: &Target, current: &Stored, scale: &Value, claim: &Claim) -> R
     if resource_version(Some(sent))?.is_some() {
         meta::metadata(&mut object).insert("resourceVersion".into(), sent.into());
     }
-    Ok(Proposed { object, warnings: Vec::new(), claim: claim.clone() })
+    Ok(Proposed { object, warnings: Vec::new(), ownership: ownership.clone() })
 }
 
 /// Refuses a Scale that no workload can have.

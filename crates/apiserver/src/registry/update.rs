@@ -8,7 +8,7 @@ use portolan_api::{Cause, Reason, defaults, strategy, validate_update};
 use portolan_store::{Op, Stored};
 use serde_json::Value;
 
-use super::{Change, Claim, Outcome, Registry, Target, is_race, managed, meta, namespaces};
+use super::{Change, Ownership, Outcome, Registry, Target, is_race, managed, meta, namespaces};
 use crate::convert;
 use crate::query::{DryRun, resource_version};
 use crate::services::Reservation;
@@ -26,7 +26,7 @@ pub(super) struct Proposed {
     pub(super) object: Value,
     pub(super) warnings: Vec<String>,
     /// Who owns what is new in it.
-    pub(super) claim: Claim,
+    pub(super) ownership: Ownership,
 }
 
 impl Registry {
@@ -39,13 +39,13 @@ impl Registry {
         target: &Target,
         part: Part,
         body: Value,
-        claim: &Claim,
+        ownership: &Ownership,
         dry_run: DryRun,
     ) -> Result<Outcome> {
         check_name(target, &body)?;
         let object = convert::to_stored(target.kind, body);
         if self.store.get(&target.key()).is_none() && part.is_none() && creates_on_update(target) {
-            return self.create_on_update(target, object, claim, dry_run).await;
+            return self.create_on_update(target, object, ownership, dry_run).await;
         }
         if target.kind.kind == "Lease" && meta::text(&object, "resourceVersion").is_empty() {
             let cause = Cause {
@@ -58,7 +58,7 @@ impl Registry {
         let warnings = strategy::warnings(convert::stored_kind(target.kind), &object);
         self.guaranteed_update(target, part, dry_run, |_| {
             let (object, warnings) = (object.clone(), warnings.clone());
-            Ok(Proposed { object, warnings, claim: claim.clone() })
+            Ok(Proposed { object, warnings, ownership: ownership.clone() })
         })
         .await
     }
@@ -67,7 +67,7 @@ impl Registry {
         &self,
         target: &Target,
         mut object: Value,
-        claim: &Claim,
+        ownership: &Ownership,
         dry_run: DryRun,
     ) -> Result<Outcome> {
         let uid = meta::uid(&object);
@@ -78,7 +78,7 @@ impl Registry {
         }
         meta::metadata(&mut object).remove("resourceVersion");
         let kind = convert::stored_kind(target.kind);
-        self.create(kind, target.namespace.as_deref(), object, claim, dry_run).await
+        self.create(kind, target.namespace.as_deref(), object, ownership, dry_run).await
     }
 
     /// Applies `change` to the current object until it is stored or refused.
@@ -126,7 +126,7 @@ impl Registry {
         current: &Stored,
     ) -> Result<Option<Reservation<'_>>> {
         let (old, kind) = (&*current.value, convert::stored_kind(target.kind));
-        let Proposed { object: new, claim, .. } = proposed;
+        let Proposed { object: new, ownership, .. } = proposed;
         let uid = meta::uid(new);
         if !uid.is_empty() && uid != meta::uid(old) {
             let why = format!(
@@ -150,7 +150,7 @@ impl Registry {
             meta::keep(new, old, field);
         }
         defaults(kind, new);
-        managed::track(kind, part, claim, old, new, sent);
+        managed::track(kind, part, ownership, old, new, sent);
         strategy::prepare_for_update(kind, part, new, old);
         let is_service = kind.kind == "Service" && part.is_none();
         if is_service {

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::Inner;
 use crate::Error;
 use crate::query::DryRun;
-use crate::registry::{Claim, SYSTEM_NAMESPACES, Target, Writer, namespace_kind};
+use crate::registry::{Ownership, SYSTEM_NAMESPACES, Target, Writer, namespace_kind};
 use crate::status::Status;
 
 const NAME: &str = "kubernetes";
@@ -154,11 +154,11 @@ impl Inner {
     ) -> Result<(), Error> {
         let target =
             Target { kind, namespace: namespace.map(str::to_owned), name: name.to_owned() };
-        let claim = Claim::Update(Writer { manager: MANAGER.into(), subresource: "" });
+        let ownership = Ownership::Update(Writer { manager: MANAGER.into(), subresource: "" });
         let written = match self.registry.get(&target, None) {
-            Err(_) => self.registry.create(kind, namespace, object, &claim, DryRun::Off).await,
+            Err(_) => self.registry.create(kind, namespace, object, &ownership, DryRun::Off).await,
             Ok(_) if kind.kind == "Namespace" => return Ok(()),
-            Ok(_) => self.registry.update(&target, None, object, &claim, DryRun::Off).await,
+            Ok(_) => self.registry.update(&target, None, object, &ownership, DryRun::Off).await,
         };
         written.map(|_| ()).map_err(|Status { message, .. }| Error::Store(message))
     }

@@ -178,26 +178,19 @@ impl FieldSet {
         found
     }
 
-    /// The fieldsV1 form as text.
-    pub fn to_text(&self) -> String {
-        fn write(set: &FieldSet, owned: bool, text: &mut String) {
-            text.push('{');
+    /// The fieldsV1 form.
+    pub fn to_value(&self) -> Value {
+        fn write(set: &FieldSet, owned: bool) -> Value {
+            let mut fields = Map::new();
             if owned && !set.is_empty() {
-                text.push_str("\".\":{}");
+                fields.insert(".".to_owned(), Value::Object(Map::new()));
             }
             for entry in &set.0 {
-                if !text.ends_with('{') {
-                    text.push(',');
-                }
-                text.push_str(&Value::from(&*entry.element).to_string());
-                text.push(':');
-                write(&entry.below, entry.owned, text);
+                fields.insert(entry.element.to_string(), write(&entry.below, entry.owned));
             }
-            text.push('}');
+            Value::Object(fields)
         }
-        let mut text = String::new();
-        write(self, false, &mut text);
-        text
+        write(self, false)
     }
 
     /// Reads the fieldsV1 form.

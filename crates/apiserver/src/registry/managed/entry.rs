@@ -1,7 +1,7 @@
-//! One manager of an object, and the list of them in its stored and its served form.
+//! One manager of an object, and the list of them as objects carry it.
 
 use portolan_patch::apply::FieldSet;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::{Writer, now};
 
@@ -77,7 +77,7 @@ impl Entry {
             "operation": self.operation.as_str(),
             "apiVersion": self.api_version,
             "fieldsType": "FieldsV1",
-            "fieldsV1": self.set.to_text(),
+            "fieldsV1": self.set.to_value(),
         });
         if !self.manager.is_empty() {
             entry["manager"] = self.manager.as_str().into();
@@ -96,10 +96,9 @@ impl Entry {
         if text("fieldsType") != "FieldsV1" {
             return None;
         }
-        let fields = match &entry["fieldsV1"] {
-            Value::String(text) => serde_json::from_str(text).ok()?,
-            Value::Null => Value::Object(Map::new()),
-            fields => fields.clone(),
+        let set = match &entry["fieldsV1"] {
+            Value::Null => FieldSet::EMPTY,
+            fields => FieldSet::parse(fields).ok()?,
         };
         Some(Entry {
             manager: text("manager"),
@@ -111,12 +110,12 @@ impl Entry {
             api_version: text("apiVersion"),
             subresource: text("subresource"),
             time: entry["time"].as_str().map(str::to_owned),
-            set: FieldSet::parse(&fields).ok()?,
+            set,
         })
     }
 }
 
-/// Reads a list of managers in either form; none when any of them is malformed, or when they are too many.
+/// Reads a list of managers; none when any of them is malformed, or when they are too many.
 pub(super) fn parse(managed: &Value) -> Option<Vec<Entry>> {
     let list = managed.as_array().filter(|list| list.len() <= MAX_ENTRIES)?;
     let mut entries: Vec<Entry> = Vec::with_capacity(list.len());
@@ -131,7 +130,7 @@ pub(super) fn parse(managed: &Value) -> Option<Vec<Entry>> {
     Some(entries)
 }
 
-/// The stored form: appliers first, then by time. None when there are none.
+/// The list: appliers first, then by time. None when there are none.
 pub(super) fn render(mut entries: Vec<Entry>) -> Option<Value> {
     if entries.is_empty() {
         return None;
@@ -161,15 +160,4 @@ pub(super) fn same_but_times(a: &[Entry], b: &[Entry]) -> bool {
                     && entry.set == other.set
             })
         })
-}
-
-/// Brings the managers of a stored object's metadata into the form that clients know.
-pub(crate) fn expand(metadata: &mut Value) {
-    let Some(Value::Array(entries)) = metadata.get_mut("managedFields") else { return };
-    for entry in entries {
-        if let Some(Value::String(text)) = entry.get("fieldsV1") {
-            // It was written by this module.
-            entry["fieldsV1"] = serde_json::from_str(text).unwrap_or_else(|_| json!({}));
-        }
-    }
 }

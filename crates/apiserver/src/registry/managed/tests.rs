@@ -21,8 +21,8 @@ fn map(data: Value, managed: Option<&Value>) -> Value {
 
 #[test]
 fn malformed_managers_from_a_client_leave_the_live_ones() {
-    let claim = Claim::Update(writer("a"));
-    let managed = of_new(kind(), &claim, &map(json!({"x": "1"}), None)).unwrap();
+    let ownership = Ownership::Update(writer("a"));
+    let managed = of_new(kind(), &ownership, &map(json!({"x": "1"}), None)).unwrap();
     let live = map(json!({"x": "1"}), Some(&managed));
     for sent in [
         json!([{"operation": "Frob", "fieldsType": "FieldsV1"}]),
@@ -32,35 +32,21 @@ fn malformed_managers_from_a_client_leave_the_live_ones() {
         Value::Array(vec![live["metadata"]["managedFields"][0].clone(); 1001]),
     ] {
         let mut new = map(json!({"x": "1"}), None);
-        track(kind(), None, &Claim::Update(writer("b")), &live, &mut new, Some(sent));
+        track(kind(), None, &Ownership::Update(writer("b")), &live, &mut new, Some(sent));
         assert_eq!(new, live);
     }
 }
 
 #[test]
 fn a_part_cannot_set_managers() {
-    let claim = Claim::Update(writer("a"));
-    let managed = of_new(kind(), &claim, &map(json!({"x": "1"}), None)).unwrap();
+    let ownership = Ownership::Update(writer("a"));
+    let managed = of_new(kind(), &ownership, &map(json!({"x": "1"}), None)).unwrap();
     let live = map(json!({"x": "1"}), Some(&managed));
     let mut new = map(json!({"x": "1"}), None);
     let part = Some(Subresource::Status);
-    track(kind(), part, &Claim::Update(writer("b")), &live, &mut new, Some(json!([{}])));
+    track(kind(), part, &Ownership::Update(writer("b")), &live, &mut new, Some(json!([{}])));
     assert_eq!(new, live);
     let mut new = map(json!({"x": "1"}), None);
-    track(kind(), None, &Claim::Update(writer("b")), &live, &mut new, Some(json!([{}])));
+    track(kind(), None, &Ownership::Update(writer("b")), &live, &mut new, Some(json!([{}])));
     assert_eq!(new, map(json!({"x": "1"}), None));
-}
-
-#[test]
-fn what_is_stored_is_text_and_what_is_served_an_object() {
-    let claim = Claim::Update(writer("a"));
-    let managed = of_new(kind(), &claim, &map(json!({"x": "1"}), None)).unwrap();
-    assert_eq!(managed[0]["fieldsV1"], r#"{"f:data":{".":{},"f:x":{}}}"#);
-    let mut metadata = json!({"managedFields": managed});
-    expand(&mut metadata);
-    let expected = json!({"f:data": {".": {}, "f:x": {}}});
-    assert_eq!(metadata["managedFields"][0]["fieldsV1"], expected);
-    let mut none = json!({"name": "m"});
-    expand(&mut none);
-    assert_eq!(none, json!({"name": "m"}));
 }
