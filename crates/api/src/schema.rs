@@ -9,6 +9,7 @@ mod decode;
 mod merge;
 mod openapi;
 mod overlay;
+mod ownership;
 pub(crate) mod quantity;
 mod types;
 
@@ -19,6 +20,7 @@ use serde_json::Value;
 pub use self::decode::{ContentType, Decoded, decode};
 pub use self::merge::{SchemaMerge, merge_schema};
 pub use self::openapi::components;
+pub use self::ownership::{OwnedType, owned_type};
 pub use self::quantity::canonical as canonical_quantity;
 use crate::kinds::Kind;
 

@@ -5,10 +5,11 @@
 //! JSON behind it gets JSON, and one that does not gets 406.
 
 use http::HeaderMap;
-use http::header::{ACCEPT, CONTENT_TYPE};
+use http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
 use portolan_api::schema::ContentType;
 
 use crate::protobuf;
+use crate::query::MAX_FIELD_MANAGER;
 use crate::status::{Result, Status};
 
 const SERVED_TYPES: &str = "application/json, application/yaml";
@@ -16,7 +17,7 @@ const SERVED_TYPES: &str = "application/json, application/yaml";
 pub(crate) const TEXT_TYPES: &str = SERVED_TYPES;
 const BODY_TYPES: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
 const PATCH_TYPES: &str = "application/json-patch+json, application/merge-patch+json, \
-                           application/strategic-merge-patch+json";
+                           application/strategic-merge-patch+json, application/apply-patch+yaml";
 
 /// How the answer is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,7 +142,7 @@ pub(crate) enum PatchType {
 /// Which kind of patch a body is.
 ///
 /// # Errors
-/// 415 for anything else; server-side apply is not served.
+/// 415 for anything else.
 pub(crate) fn patch(headers: &HeaderMap) -> Result<PatchType> {
     match content_type(headers) {
         "application/json-patch+json" => Ok(PatchType::Json),
@@ -149,6 +150,18 @@ pub(crate) fn patch(headers: &HeaderMap) -> Result<PatchType> {
         "application/strategic-merge-patch+json" => Ok(PatchType::Strategic),
         _ => Err(Status::unsupported_media_type(PATCH_TYPES)),
     }
+}
+
+/// Whether a patch is a configuration to apply on the server.
+pub(crate) fn is_apply(headers: &HeaderMap) -> bool {
+    content_type(headers) == "application/apply-patch+yaml"
+}
+
+/// What the client calls itself: its `User-Agent` up to the first slash, bounded (upstream: prefixFromUserAgent).
+pub(crate) fn client(headers: &HeaderMap) -> String {
+    let agent = headers.get(USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or("");
+    // A header's text is printable ASCII.
+    agent.split('/').next().unwrap_or("").chars().take(MAX_FIELD_MANAGER).collect()
 }
 
 fn content_type(headers: &HeaderMap) -> &str {

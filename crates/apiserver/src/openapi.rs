@@ -235,6 +235,7 @@ fn operation(kind: &Kind, method: &str, action: &str, answer: &str) -> Value {
                 "application/json-patch+json": any,
                 "application/merge-patch+json": any,
                 "application/strategic-merge-patch+json": any,
+                "application/apply-patch+yaml": any,
             }});
         }
         _ => {}

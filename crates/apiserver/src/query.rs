@@ -65,6 +65,9 @@ impl Query {
     }
 }
 
+/// Bytes that the name of a field manager may have.
+pub(crate) const MAX_FIELD_MANAGER: usize = 128;
+
 /// Whether a write is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DryRun {
@@ -73,14 +76,34 @@ pub(crate) enum DryRun {
 }
 
 /// Options of create, update and patch.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct WriteOptions {
     pub(crate) dry_run: DryRun,
     pub(crate) strictness: Strictness,
+    /// Empty when it is not given.
+    pub(crate) field_manager: String,
+    /// Whether an apply takes fields from other managers.
+    pub(crate) force: bool,
+}
+
+/// What a patch may say depends on whether it is applied on the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Applies {
+    Yes,
+    No,
 }
 
 impl WriteOptions {
     pub(crate) fn parse(query: &Query, kind: &'static str) -> Result<WriteOptions> {
+        WriteOptions::parse_for(query, kind, Applies::No)
+    }
+
+    /// As [`WriteOptions::parse`], for a patch that may be an apply.
+    pub(crate) fn parse_for(
+        query: &Query,
+        kind: &'static str,
+        applies: Applies,
+    ) -> Result<WriteOptions> {
         let mut causes = Vec::new();
         let dry_run = dry_run(query, &mut causes);
         let strictness = match query.first("fieldValidation") {
@@ -99,9 +122,48 @@ impl WriteOptions {
                 Strictness::Warn
             }
         };
+        let field_manager = field_manager(query, &mut causes);
+        let force = query.flag("force");
+        match applies {
+            Applies::Yes if field_manager.is_empty() => causes.push(Cause {
+                reason: Reason::Required,
+                field: "fieldManager".into(),
+                message: "Required value: is required for apply patch".into(),
+            }),
+            Applies::No if kind == "PatchOptions" && query.first("force").is_some() => {
+                causes.push(Cause {
+                    reason: Reason::Forbidden,
+                    field: "force".into(),
+                    message: "Forbidden: may not be specified for non-apply patch".into(),
+                });
+            }
+            _ => {}
+        }
         refuse(kind, causes)?;
-        Ok(WriteOptions { dry_run, strictness })
+        Ok(WriteOptions { dry_run, strictness, field_manager, force })
     }
+}
+
+/// The `fieldManager` parameter (upstream: ValidateFieldManager).
+fn field_manager(query: &Query, causes: &mut Vec<Cause>) -> String {
+    let manager = query.first("fieldManager").unwrap_or("");
+    if manager.len() > MAX_FIELD_MANAGER {
+        causes.push(Cause {
+            reason: Reason::TooLong,
+            field: "fieldManager".into(),
+            message: format!("Too long: may not be more than {MAX_FIELD_MANAGER} bytes"),
+        });
+    }
+    if manager.chars().any(char::is_control) {
+        causes.push(Cause {
+            reason: Reason::Invalid,
+            field: "fieldManager".into(),
+            message: format!(
+                "Invalid value: {manager:?}: should only contain printable characters"
+            ),
+        });
+    }
+    manager.to_owned()
 }
 
 /// The `dryRun` parameter; anything but `All` is a cause.

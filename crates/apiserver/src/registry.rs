@@ -5,11 +5,13 @@
 //! between deleting and marking, and turns the store's conflicts into retries or 409.
 
 mod admission;
+mod apply;
 mod binding;
 mod certificates;
 mod create;
 mod delete;
 mod list;
+mod managed;
 pub(crate) mod meta;
 mod namespaces;
 mod patch;
@@ -17,8 +19,10 @@ mod scale;
 mod update;
 mod watch;
 
+pub(crate) use apply::ApplyBody;
 pub(crate) use delete::{DeleteOptions, Deleted};
 pub(crate) use list::ListPage;
+pub(crate) use managed::{Ownership, Writer};
 pub(crate) use namespaces::{SYSTEM as SYSTEM_NAMESPACES, namespace_kind};
 pub(crate) use patch::{PatchBody, findings as patch_findings};
 pub(crate) use scale::{COMPONENT as SCALE, scale_of};

@@ -29,7 +29,7 @@ use self::cidrs::Part;
 use self::ports::Leaks;
 use crate::Error;
 use crate::query::DryRun;
-use crate::registry::{DeleteOptions, Registry, Target, meta};
+use crate::registry::{DeleteOptions, Ownership, Registry, Target, meta};
 use crate::server::Inner;
 use crate::services::{
     address_object, ip_address_kind, parent_of, service_cidr_kind, service_kind,
@@ -58,14 +58,20 @@ pub(crate) async fn default_cidr(inner: &Inner) -> Result<(), Error> {
                 "metadata": {"name": DEFAULT_CIDR},
                 "spec": {"cidrs": cidrs},
             });
-            registry.create(kind, None, object, DryRun::Off).await.map_err(refused)?;
+            registry
+                .create(kind, None, object, &Ownership::Server, DryRun::Off)
+                .await
+                .map_err(refused)?;
         }
         Some(stored) => {
             let is = stored.value["spec"]["cidrs"].clone();
             if cidrs.len() == 2 && is == json!(cidrs[..1]) {
                 let mut object = (*stored.value).clone();
                 object["spec"]["cidrs"] = json!(cidrs);
-                registry.update(&target, None, object, DryRun::Off).await.map_err(refused)?;
+                registry
+                    .update(&target, None, object, &Ownership::Server, DryRun::Off)
+                    .await
+                    .map_err(refused)?;
             } else if is != json!(cidrs) {
                 let why = format!(
                     "The default ServiceCIDR {is} does not match the flag configurations {}",
@@ -290,7 +296,8 @@ async fn sync_cidrs(registry: &Arc<Registry>) {
         object["metadata"]["resourceVersion"] = stored.revision.to_string().into();
         let part = (part == Part::Status).then_some(Subresource::Status);
         let target = Target { kind, namespace: None, name };
-        if let Err(status) = registry.update(&target, part, object, DryRun::Off).await
+        if let Err(status) =
+            registry.update(&target, part, object, &Ownership::Server, DryRun::Off).await
             && !matches!(status.reason, "Conflict" | "NotFound")
         {
             tracing::warn!(cidr = target.name, error = %status.message, "service CIDR");

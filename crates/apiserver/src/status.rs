@@ -104,6 +104,42 @@ impl Status {
         )
     }
 
+    /// Fields that an apply wants and other managers own: their descriptions, each with its paths.
+    pub(crate) fn apply_conflict(conflicts: Vec<(String, Vec<String>)>) -> Status {
+        let causes: Vec<Value> = conflicts
+            .iter()
+            .flat_map(|(manager, paths)| paths.iter().map(move |path| (manager, path)))
+            .map(|(manager, path)| {
+                json!({
+                    "reason": "FieldManagerConflict",
+                    "message": format!("conflict with {manager}"),
+                    "field": path,
+                })
+            })
+            .collect();
+        let message = match conflicts.as_slice() {
+            [(manager, paths)] if paths.len() == 1 => {
+                format!("Apply failed with 1 conflict: conflict with {manager}: {}", paths[0])
+            }
+            _ => {
+                let mut parts: Vec<String> = conflicts
+                    .iter()
+                    .map(|(manager, paths)| {
+                        format!("conflicts with {manager}:\n- {}", paths.join("\n- "))
+                    })
+                    .collect();
+                parts.sort();
+                format!("Apply failed with {} conflicts: {}", causes.len(), parts.join("\n"))
+            }
+        };
+        Status::new(StatusCode::CONFLICT, "Conflict", message).with(json!({"causes": causes}))
+    }
+
+    /// A configuration that does not fit its type: upstream gives no reason and the code of its own faults.
+    pub(crate) fn untyped(message: String) -> Status {
+        Status::new(StatusCode::INTERNAL_SERVER_ERROR, "", message)
+    }
+
     pub(crate) fn forbidden(subject: Subject<'_>, name: &str, why: &str) -> Status {
         let resource = subject.qualified(subject.resource);
         let message = if name.is_empty() {
@@ -276,6 +312,9 @@ impl Status {
             "reason": self.reason,
             "code": self.code.as_u16(),
         });
+        if self.reason.is_empty() {
+            status.as_object_mut().map(|status| status.remove("reason"));
+        }
         if let Some(details) = &self.details {
             status["details"] = details.clone();
         }

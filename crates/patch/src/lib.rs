@@ -1,8 +1,9 @@
-//! JSON patch, merge patch and strategic merge patch on values, by schema.
+//! JSON patch, merge patch, strategic merge patch and server-side apply on values, by schema.
 //!
 //! Pure: a value and a patch give a value or a refusal, and the original is never touched. What a
 //! strategic merge needs to know of types comes in through [`MergeSchema`].
 
+pub mod apply;
 mod json;
 mod strategic;
 

@@ -43,6 +43,9 @@ fn complete(name: &str, schema: &mut Value) {
     if let Value::Object(schema) = schema {
         schema.remove("x-kubernetes-int-or-string");
     }
+    if overlay::is_atomic_struct(name) {
+        set(schema, "x-kubernetes-map-type", "atomic".into());
+    }
     if let Some(gvk) = gvk_of(name) {
         set(schema, GVK, gvk);
     }
@@ -53,21 +56,28 @@ fn complete(name: &str, schema: &mut Value) {
 }
 
 fn annotate(component: &str, field: &str, property: &mut Value) {
-    let Some(overlay) = overlay::find(component, field) else {
-        if property["type"] == "array" {
-            set(property, "x-kubernetes-list-type", "atomic".into());
-        }
-        return;
-    };
-    set(property, "x-kubernetes-patch-strategy", overlay.strategy.into());
-    if let Some(first) = overlay.keys.first() {
-        let keys: Vec<&str> = overlay.keys.iter().map(|key| key.field).collect();
-        set(property, "x-kubernetes-patch-merge-key", first.field.into());
-        set(property, "x-kubernetes-list-map-keys", keys.into());
-        set(property, "x-kubernetes-list-type", "map".into());
-    } else if overlay.strategy == overlay::MERGE {
-        set(property, "x-kubernetes-list-type", "set".into());
+    if overlay::is_atomic_map(component, field) {
+        set(property, "x-kubernetes-map-type", "atomic".into());
     }
+    if let Some(overlay) = overlay::find(component, field) {
+        set(property, "x-kubernetes-patch-strategy", overlay.strategy.into());
+        if let Some(first) = overlay.keys.first() {
+            set(property, "x-kubernetes-patch-merge-key", first.field.into());
+        }
+    }
+    if property["type"] != "array" {
+        return;
+    }
+    let list_type = match overlay::list_keys(component, field) {
+        None => "atomic",
+        Some([]) => "set",
+        Some(keys) => {
+            let keys: Vec<&str> = keys.iter().map(|key| key.field).collect();
+            set(property, "x-kubernetes-list-map-keys", keys.into());
+            "map"
+        }
+    };
+    set(property, "x-kubernetes-list-type", list_type.into());
 }
 
 /// Kinds are known by having both apiVersion and kind; their group is in the component's name.

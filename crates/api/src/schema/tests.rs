@@ -214,3 +214,65 @@ fn openapi_is_closed_and_named_like_upstreams() {
     assert!(core.contains_key("io.k8s.api.core.v1.ServiceList"));
     assert!(core.contains_key("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions"));
 }
+
+#[test]
+fn ownership_follows_upstreams_list_struct_and_map_types() {
+    use portolan_patch::apply::{FieldSet, field_set};
+    let cases = [
+        (
+            "v1",
+            "Service",
+            json!({ "spec": { "selector": { "a": "b" }, "externalIPs": ["1.2.3.4"],
+                "ports": [{ "port": 53, "protocol": "UDP" }, { "port": 53 }] } }),
+            json!({ "f:spec": { "f:selector": {}, "f:externalIPs": {}, "f:ports": {
+                "k:{\"port\":53,\"protocol\":\"TCP\"}": { ".": {}, "f:port": {} },
+                "k:{\"port\":53,\"protocol\":\"UDP\"}": { ".": {}, "f:port": {}, "f:protocol": {} },
+            } } }),
+        ),
+        (
+            "apps/v1",
+            "Deployment",
+            json!({ "spec": { "selector": { "matchLabels": { "a": "b" } }, "template": { "spec": {
+                "nodeSelector": { "a": "b" },
+                "containers": [{ "name": "c", "args": ["x"], "resources": { "limits": { "cpu": "1" } },
+                    "ports": [{ "containerPort": 80 }],
+                    "env": [{ "name": "E", "valueFrom": { "secretKeyRef": { "name": "s", "key": "k" } } }],
+                }] } } } }),
+            json!({ "f:spec": { "f:selector": {}, "f:template": { "f:spec": {
+                "f:nodeSelector": {},
+                "f:containers": { "k:{\"name\":\"c\"}": {
+                    ".": {}, "f:name": {}, "f:args": {}, "f:resources": { "f:limits": { "f:cpu": {} } },
+                    "f:ports": { "k:{\"containerPort\":80,\"protocol\":\"TCP\"}":
+                        { ".": {}, "f:containerPort": {} } },
+                    "f:env": { "k:{\"name\":\"E\"}": { ".": {}, "f:name": {},
+                        "f:valueFrom": { "f:secretKeyRef": {} } } },
+                } } } } } }),
+        ),
+        (
+            "discovery.k8s.io/v1",
+            "EndpointSlice",
+            json!({ "endpoints": [{ "addresses": ["10.0.0.1"] }], "metadata": { "ownerReferences": [
+                { "uid": "u", "name": "n" }] } }),
+            json!({ "f:endpoints": {},
+                "f:metadata": { "f:ownerReferences": { "k:{\"uid\":\"u\"}": {} } } }),
+        ),
+    ];
+    for (api_version, kind, object, expected) in cases {
+        let schema = owned_type(kinds::by_kind(api_version, kind).unwrap());
+        let set = field_set(schema, &object).unwrap();
+        assert_eq!(set, FieldSet::parse(&expected).unwrap(), "{kind}: {}", set.to_text());
+    }
+}
+
+#[test]
+fn openapi_says_what_is_owned_whole() {
+    let core = components("", "v1");
+    let selector = &core["io.k8s.api.core.v1.ServiceSpec"]["properties"]["selector"];
+    assert_eq!(selector["x-kubernetes-map-type"], "atomic");
+    let reference = &core["io.k8s.api.core.v1.ObjectReference"];
+    assert_eq!(reference["x-kubernetes-map-type"], "atomic");
+    let claims = &core["io.k8s.api.core.v1.ResourceRequirements"]["properties"]["claims"];
+    assert_eq!(claims["x-kubernetes-list-type"], "map");
+    assert_eq!(claims["x-kubernetes-list-map-keys"], json!(["name"]));
+    assert!(claims.get("x-kubernetes-patch-strategy").is_none());
+}

@@ -13,9 +13,12 @@ use k8s_openapi::api::{
     storage::v1 as storage,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
+use portolan_patch::apply::Shape;
 use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value};
+
+use super::overlay;
 
 /// Where references point to, in our documents as in upstream's.
 pub(super) const REFERENCE: &str = "#/components/schemas/";
@@ -41,18 +44,45 @@ pub(super) enum Type {
     Struct(usize),
 }
 
+impl Type {
+    /// How a value is owned where no field says more.
+    pub(super) fn shape(&self) -> Shape {
+        match self {
+            Type::Struct(_) => Shape::Struct,
+            Type::Map(_) => Shape::Map,
+            _ => Shape::Leaf,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Struct {
     /// Component, e.g. `io.k8s.api.core.v1.ServicePort`.
     pub(super) name: Box<str>,
+    /// Whether values are owned whole.
+    pub(super) is_atomic: bool,
     /// Sorted by name.
     fields: Box<[(Box<str>, Type)]>,
+    /// How each of them is owned.
+    ownership: Box<[Ownership]>,
+}
+
+/// How a field is owned, as far as its type does not tell.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ownership {
+    pub(super) shape: Shape,
+    /// See [`portolan_patch::apply::Field::always`].
+    pub(super) always: bool,
 }
 
 impl Struct {
     pub(super) fn field(&self, name: &str) -> Option<&Type> {
+        self.owned_field(name).map(|(type_, _)| type_)
+    }
+
+    pub(super) fn owned_field(&self, name: &str) -> Option<(&Type, Ownership)> {
         let found = self.fields.binary_search_by(|(field, _)| (**field).cmp(name));
-        found.ok().map(|index| &self.fields[index].1)
+        found.ok().map(|index| (&self.fields[index].1, self.ownership[index]))
     }
 
     /// `ServicePort`.
@@ -115,10 +145,30 @@ impl Types {
                 .map(|(field, schema)| (field.as_str().into(), type_of(schema, &by_name)))
                 .collect();
             fields.sort_by(|(a, _), (b, _)| a.cmp(b));
-            structs.push(Struct { name: name.as_str().into(), fields: fields.into() });
+            let ownership =
+                fields.iter().map(|(field, type_)| ownership(name, field, type_)).collect();
+            structs.push(Struct {
+                name: name.as_str().into(),
+                is_atomic: overlay::is_atomic_struct(name),
+                fields: fields.into(),
+                ownership,
+            });
         }
         Self { structs, by_name }
     }
+}
+
+fn ownership(component: &str, field: &str, type_: &Type) -> Ownership {
+    let shape = match type_ {
+        Type::List(_) => match overlay::list_keys(component, field) {
+            Some([]) => Shape::Set,
+            Some(keys) => Shape::Keyed(keys),
+            None => Shape::Leaf,
+        },
+        Type::Map(_) if overlay::is_atomic_map(component, field) => Shape::Leaf,
+        other => other.shape(),
+    };
+    Ownership { shape, always: overlay::is_always_there(component, field) }
 }
 
 /// Types that have a name but no fields.

@@ -11,9 +11,10 @@ use serde_json::json;
 use crate::limits::Turn;
 use crate::metrics::SharedCount;
 use crate::negotiate::{self, Accepted, PatchType};
-use crate::query::{ListOptions, Query, WriteOptions, resource_version};
+use crate::query::{Applies, ListOptions, Query, WriteOptions, resource_version};
 use crate::registry::{
-    self, Change, DeleteOptions, Deleted, Outcome, PatchBody, Target, WatchSpec, subject,
+    self, ApplyBody, Change, DeleteOptions, Deleted, Outcome, Ownership, PatchBody, Target,
+    WatchSpec, Writer, subject,
 };
 use crate::request::{RequestInfo, Verb};
 use crate::server::{Body, Inner};
@@ -57,6 +58,36 @@ impl Call {
     pub(super) async fn read_body(&mut self) -> Result<bytes::Bytes> {
         let empty = respond::full(bytes::Bytes::new());
         body::read(std::mem::replace(self.request.body_mut(), empty)).await
+    }
+
+    /// Who writes what: the named manager, or what the client calls itself, or the user.
+    pub(super) fn writer(&self, options: &WriteOptions, subresource: &'static str) -> Writer {
+        let manager = match options.field_manager.as_str() {
+            "" => match negotiate::client(self.headers()) {
+                client if !client.is_empty() => client,
+                _ => self.user.name.trim_start_matches("system:").to_owned(),
+            },
+            named => named.to_owned(),
+        };
+        Writer { manager, subresource }
+    }
+
+    /// Reads the body as a configuration to apply.
+    pub(super) async fn read_configuration(&mut self, options: &WriteOptions) -> Result<ApplyBody> {
+        let bytes = self.read_body().await?;
+        let decoded = schema::decode(&bytes, ContentType::Yaml)
+            .map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))?;
+        if !decoded.value.is_object() {
+            return Err(Status::bad_request(
+                "error decoding YAML: the configuration is not an object",
+            ));
+        }
+        Ok(ApplyBody {
+            config: decoded.value,
+            duplicates: decoded.duplicates,
+            strictness: options.strictness,
+            force: options.force,
+        })
     }
 
     /// Reads the body as a patch.
@@ -190,9 +221,10 @@ impl Inner {
         let (mut value, mut warnings) =
             body::object(call.kind, call.headers(), &bytes, options.strictness)?;
         strategy::set_requester(call.kind, &mut value, &call.user.name, &call.user.groups);
+        let ownership = Ownership::Update(call.writer(&options, ""));
         let mut outcome = self
             .registry
-            .create(call.kind, call.info.namespace.as_deref(), value, options.dry_run)
+            .create(call.kind, call.info.namespace.as_deref(), value, &ownership, options.dry_run)
             .await?;
         warnings.append(&mut outcome.warnings);
         Ok(written(&call, accepted, &outcome, &warnings))
@@ -205,17 +237,27 @@ impl Inner {
         let bytes = call.read_body().await?;
         let (value, mut warnings) =
             body::object(call.kind, call.headers(), &bytes, options.strictness)?;
-        let mut outcome = self.registry.update(&target, part, value, options.dry_run).await?;
+        let ownership = Ownership::Update(call.writer(&options, name_of(part)));
+        let mut outcome =
+            self.registry.update(&target, part, value, &ownership, options.dry_run).await?;
         warnings.append(&mut outcome.warnings);
         Ok(written(&call, accepted, &outcome, &warnings))
     }
 
     async fn patch(&self, mut call: Call, part: Option<Subresource>) -> Result<Response<Body>> {
         let accepted = negotiate::object(call.headers())?;
-        let options = WriteOptions::parse(&call.query, "PatchOptions")?;
+        let options = patch_options(&call)?;
         let target = call.target()?;
-        let patch = call.read_patch(&options).await?;
-        let outcome = self.registry.patch(&target, part, &patch, options.dry_run).await?;
+        let writer = call.writer(&options, name_of(part));
+        let outcome = if negotiate::is_apply(call.headers()) {
+            let configuration = call.read_configuration(&options).await?;
+            let dry_run = options.dry_run;
+            self.registry.apply(&target, part, &configuration, &writer, dry_run).await?
+        } else {
+            let patch = call.read_patch(&options).await?;
+            let ownership = Ownership::Update(writer);
+            self.registry.patch(&target, part, &patch, &ownership, options.dry_run).await?
+        };
         Ok(written(&call, accepted, &outcome, &outcome.warnings))
     }
 
@@ -271,13 +313,24 @@ impl Inner {
                     &bytes,
                     options.strictness,
                 )?;
-                let outcome = self.registry.update_scale(&target, scale, options.dry_run).await?;
+                let ownership = Ownership::Update(call.writer(&options, "scale"));
+                let dry_run = options.dry_run;
+                let outcome =
+                    self.registry.update_scale(&target, scale, &ownership, dry_run).await?;
                 (outcome.stored, warnings)
             }
             Verb::Patch => {
-                let options = WriteOptions::parse(&call.query, "PatchOptions")?;
-                let patch = call.read_patch(&options).await?;
-                let outcome = self.registry.patch_scale(&target, &patch, options.dry_run).await?;
+                let options = patch_options(&call)?;
+                let writer = call.writer(&options, "scale");
+                let dry_run = options.dry_run;
+                let outcome = if negotiate::is_apply(call.headers()) {
+                    let configuration = call.read_configuration(&options).await?;
+                    self.registry.apply_scale(&target, &configuration, &writer, dry_run).await?
+                } else {
+                    let patch = call.read_patch(&options).await?;
+                    let ownership = Ownership::Update(writer);
+                    self.registry.patch_scale(&target, &patch, &ownership, dry_run).await?
+                };
                 (outcome.stored, outcome.warnings)
             }
             _ => return Err(call.unsupported()),
@@ -300,6 +353,19 @@ fn answers_with_object(kind: &Kind) -> bool {
             | "ResourceQuota"
             | "ServiceAccount"
     )
+}
+
+fn patch_options(call: &Call) -> Result<WriteOptions> {
+    let applies = match negotiate::is_apply(call.headers()) {
+        true => Applies::Yes,
+        false => Applies::No,
+    };
+    WriteOptions::parse_for(&call.query, "PatchOptions", applies)
+}
+
+/// As managers are told apart by: empty for the object itself.
+fn name_of(part: Option<Subresource>) -> &'static str {
+    part.map_or("", Subresource::as_str)
 }
 
 async fn delete_options(call: &mut Call) -> Result<DeleteOptions> {

@@ -6,7 +6,7 @@ use portolan_api::{Cause, Reason};
 use serde_json::{Value, json};
 
 use super::update::Proposed;
-use super::{Outcome, Registry, Target, meta};
+use super::{Outcome, Ownership, Registry, Target, meta};
 use crate::query::DryRun;
 use crate::status::{Result, Status, Subject};
 
@@ -70,7 +70,7 @@ impl Registry {
                 pod["metadata"]["annotations"][key] = value.clone();
             }
             set_scheduled(&mut pod);
-            Ok(Proposed { object: pod, warnings: Vec::new() })
+            Ok(Proposed { object: pod, warnings: Vec::new(), ownership: Ownership::Server })
         })
         .await
     }

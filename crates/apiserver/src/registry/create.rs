@@ -6,7 +6,7 @@ use portolan_api::{Cause, Kind, Reason, defaults, strategy, validate_create};
 use portolan_store::Stored;
 use serde_json::Value;
 
-use super::{Change, Outcome, Registry, Target, meta, namespaces, subject};
+use super::{Change, Outcome, Ownership, Registry, Target, managed, meta, namespaces, subject};
 use crate::convert;
 use crate::query::DryRun;
 use crate::random::random_below;
@@ -29,6 +29,7 @@ impl Registry {
         kind: &'static Kind,
         namespace: Option<&str>,
         body: Value,
+        ownership: &Ownership,
         dry_run: DryRun,
     ) -> Result<Outcome> {
         let mut object = convert::to_stored(kind, body);
@@ -52,7 +53,11 @@ impl Registry {
         }
         self.admit(stored_kind, &mut object)?;
         defaults(stored_kind, &mut object);
+        let managers = managed::of_new(stored_kind, ownership, &object);
         fill_in(&mut object);
+        if let Some(managers) = managers {
+            meta::metadata(&mut object).insert("managedFields".into(), managers);
+        }
         strategy::prepare_for_create(stored_kind, &mut object);
         if kind.kind == "Namespace" {
             namespaces::prepare_for_create(&mut object);

@@ -9,7 +9,7 @@ use portolan_patch::PatchError;
 use serde_json::Value;
 
 use super::update::{Part, Proposed};
-use super::{Outcome, Registry, Target, meta};
+use super::{Outcome, Ownership, Registry, Target, meta};
 use crate::convert;
 use crate::encode::Versioned;
 use crate::negotiate::PatchType;
@@ -53,6 +53,7 @@ impl Registry {
         target: &Target,
         part: Part,
         body: &PatchBody,
+        ownership: &Ownership,
         dry_run: DryRun,
     ) -> Result<Outcome> {
         self.guaranteed_update(target, part, dry_run, |current| {
@@ -73,7 +74,8 @@ impl Registry {
             if meta::text(&object, "resourceVersion") == meta::text(&before, "resourceVersion") {
                 meta::metadata(&mut object).remove("resourceVersion");
             }
-            Ok(Proposed { object: convert::to_stored(kind, object), warnings })
+            let object = convert::to_stored(kind, object);
+            Ok(Proposed { object, warnings, ownership: ownership.clone() })
         })
         .await
     }

@@ -7,7 +7,7 @@ use portolan_store::Stored;
 use serde_json::{Value, json};
 
 use super::update::Proposed;
-use super::{Outcome, PatchBody, Registry, Target, meta};
+use super::{Outcome, Ownership, PatchBody, Registry, Target, meta};
 use crate::query::{DryRun, resource_version};
 use crate::status::{Result, Status, Subject};
 
@@ -47,10 +47,13 @@ impl Registry {
         &self,
         target: &Target,
         scale: Value,
+        ownership: &Ownership,
         dry_run: DryRun,
     ) -> Result<Outcome> {
-        self.guaranteed_update(target, None, dry_run, |current| propose(target, current, &scale))
-            .await
+        self.guaranteed_update(target, None, dry_run, |current| {
+            propose(target, current, &scale, ownership)
+        })
+        .await
     }
 
     /// Patches the Scale of a workload.
@@ -61,6 +64,7 @@ impl Registry {
         &self,
         target: &Target,
         patch: &PatchBody,
+        ownership: &Ownership,
         dry_run: DryRun,
     ) -> Result<Outcome> {
         self.guaranteed_update(target, None, dry_run, |current| {
@@ -70,13 +74,32 @@ impl Registry {
             if scale["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"] {
                 meta::metadata(&mut scale).remove("resourceVersion");
             }
-            propose(target, current, &scale).map(|proposed| Proposed { warnings, ..proposed })
+            let proposed = propose(target, current, &scale, ownership)?;
+            Ok(Proposed { warnings, ..proposed })
         })
         .await
     }
 }
 
-fn propose(target: &Target, current: &Stored, scale: &Value) -> Result<Proposed> {
+fn propose(
+    target: &Target,
+    current: &Stored,
+    scale: &Value,
+    ownership: &Ownership,
+) -> Result<Proposed> {
+    check_replicas(target, scale)?;
+    let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
+    let mut object = (*current.value).clone();
+    object["spec"]["replicas"] = replicas.into();
+    let sent = meta::text(scale, "resourceVersion");
+    if resource_version(Some(sent))?.is_some() {
+        meta::metadata(&mut object).insert("resourceVersion".into(), sent.into());
+    }
+    Ok(Proposed { object, warnings: Vec::new(), ownership: ownership.clone() })
+}
+
+/// Refuses a Scale that no workload can have.
+pub(super) fn check_replicas(target: &Target, scale: &Value) -> Result<()> {
     let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
     if replicas < 0 {
         let cause = Cause {
@@ -86,13 +109,7 @@ fn propose(target: &Target, current: &Stored, scale: &Value) -> Result<Proposed>
         };
         return Err(Status::invalid(SUBJECT, &target.name, &[cause]));
     }
-    let mut object = (*current.value).clone();
-    object["spec"]["replicas"] = replicas.into();
-    let sent = meta::text(scale, "resourceVersion");
-    if resource_version(Some(sent))?.is_some() {
-        meta::metadata(&mut object).insert("resourceVersion".into(), sent.into());
-    }
-    Ok(Proposed { object, warnings: Vec::new() })
+    Ok(())
 }
 
 /// A label selector in the text form that `labelSelector` parameters take.

@@ -9,7 +9,9 @@ use portolan_api::{Cause, Reason, defaults, strategy, validate_update};
 use portolan_store::Stored;
 use serde_json::Value;
 
-use super::{Change, Outcome, Registry, Target, certificates, is_race, meta, namespaces};
+use super::{
+    Change, Outcome, Ownership, Registry, Target, certificates, is_race, managed, meta, namespaces,
+};
 use crate::convert;
 use crate::query::{DryRun, resource_version};
 use crate::services::Claim;
@@ -26,6 +28,8 @@ pub(super) struct Proposed {
     /// The new object, checked and in the stored form, metadata as the client sent it.
     pub(super) object: Value,
     pub(super) warnings: Vec<String>,
+    /// Who owns what is new in it.
+    pub(super) ownership: Ownership,
 }
 
 impl Registry {
@@ -38,12 +42,13 @@ impl Registry {
         target: &Target,
         part: Part,
         body: Value,
+        ownership: &Ownership,
         dry_run: DryRun,
     ) -> Result<Outcome> {
         check_name(target, &body)?;
         let object = convert::to_stored(target.kind, body);
         if self.store.get(&target.key()).is_none() && part.is_none() && creates_on_update(target) {
-            return self.create_on_update(target, object, dry_run).await;
+            return self.create_on_update(target, object, ownership, dry_run).await;
         }
         let needs_version = matches!(target.kind.kind, "Lease" | "PodDisruptionBudget");
         if needs_version && meta::text(&object, "resourceVersion").is_empty() {
@@ -55,7 +60,8 @@ impl Registry {
             return Err(Status::invalid(target.subject(), &target.name, &[cause]));
         }
         self.guaranteed_update(target, part, dry_run, |_| {
-            Ok(Proposed { object: object.clone(), warnings: Vec::new() })
+            let (object, ownership) = (object.clone(), ownership.clone());
+            Ok(Proposed { object, warnings: Vec::new(), ownership })
         })
         .await
     }
@@ -64,6 +70,7 @@ impl Registry {
         &self,
         target: &Target,
         mut object: Value,
+        ownership: &Ownership,
         dry_run: DryRun,
     ) -> Result<Outcome> {
         let uid = meta::uid(&object);
@@ -74,7 +81,7 @@ impl Registry {
         }
         meta::metadata(&mut object).remove("resourceVersion");
         let kind = convert::stored_kind(target.kind);
-        self.create(kind, target.namespace.as_deref(), object, dry_run).await
+        self.create(kind, target.namespace.as_deref(), object, ownership, dry_run).await
     }
 
     /// Applies `change` to the current object until it is stored or refused.
@@ -95,11 +102,11 @@ impl Registry {
             if named_version.is_some_and(|v| v != current.revision.0) {
                 return Err(Status::modified(target.subject(), &target.name));
             }
-            let new = &mut proposed.object;
-            let claim = self.prepare_update(target, part, new, &current, dry_run)?;
+            let claim = self.prepare_update(target, part, &mut proposed, &current, dry_run)?;
             let mut warnings = proposed.warnings;
             if part.is_none() {
-                warnings.extend(strategy::warnings(convert::stored_kind(target.kind), new));
+                let kind = convert::stored_kind(target.kind);
+                warnings.extend(strategy::warnings(kind, &proposed.object));
             }
             match self.store_update(target, &current, proposed.object, dry_run, claim).await {
                 Ok(stored) => return Ok(Outcome { stored, change: Change::Updated, warnings }),
@@ -115,11 +122,12 @@ impl Registry {
         &self,
         target: &Target,
         part: Part,
-        new: &mut Value,
+        proposed: &mut Proposed,
         current: &Stored,
         dry_run: DryRun,
     ) -> Result<Claim> {
         let (old, kind) = (&*current.value, convert::stored_kind(target.kind));
+        let Proposed { object: new, ownership, .. } = proposed;
         let uid = meta::uid(new);
         if !uid.is_empty() && uid != meta::uid(old) {
             let why = format!(
@@ -128,6 +136,7 @@ impl Registry {
             );
             return Err(Status::conflict(target.subject(), &target.name, &why));
         }
+        let sent = managed::take_sent(new);
         meta::strip(new);
         for field in [
             "name",
@@ -142,6 +151,7 @@ impl Registry {
             meta::keep(new, old, field);
         }
         defaults(kind, new);
+        managed::track(kind, part, ownership, old, new, sent);
         strategy::prepare_for_update(kind, part, new, old);
         certificates::date_conditions(kind, part, new, old, Timestamp::now());
         let claim = match part {
@@ -193,7 +203,7 @@ fn creates_on_update(target: &Target) -> bool {
         )
 }
 
-fn check_name(target: &Target, body: &Value) -> Result<()> {
+pub(super) fn check_name(target: &Target, body: &Value) -> Result<()> {
     let (name, url) = (meta::name(body), target.name.as_str());
     if name.is_empty() {
         return Err(Status::bad_request(format!(

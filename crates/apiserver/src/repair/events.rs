@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::query::DryRun;
-use crate::registry::{Registry, Target, meta};
+use crate::registry::{Ownership, Registry, Target, meta};
 use crate::status::Status;
 
 /// Warns about an object. That an Event cannot be written is logged and nothing more: it stops no repair.
@@ -37,12 +37,15 @@ async fn record(registry: &Arc<Registry>, event: Value) -> Result<(), Status> {
     let name = meta::name(&event).to_owned();
     let target = Target { kind, namespace: Some(namespace.clone()), name };
     let Some(known) = registry.store.get(&target.key()) else {
-        return registry.create(kind, Some(&namespace), event, DryRun::Off).await.map(drop);
+        return registry
+            .create(kind, Some(&namespace), event, &Ownership::Server, DryRun::Off)
+            .await
+            .map(drop);
     };
     let mut again = (*known.value).clone();
     again["count"] = (again["count"].as_i64().unwrap_or(1) + 1).into();
     again["lastTimestamp"] = event["lastTimestamp"].clone();
-    registry.update(&target, None, again, DryRun::Off).await.map(drop)
+    registry.update(&target, None, again, &Ownership::Server, DryRun::Off).await.map(drop)
 }
 
 fn event(component: &str, about: &Value, reason: &str, message: &str, now: Timestamp) -> Value {

@@ -15,12 +15,14 @@ use serde_json::{Value, json};
 use super::Inner;
 use crate::Error;
 use crate::query::DryRun;
-use crate::registry::{SYSTEM_NAMESPACES, Target, namespace_kind};
+use crate::registry::{Ownership, SYSTEM_NAMESPACES, Target, Writer, namespace_kind};
 use crate::repair;
 use crate::status::Status;
 
 const NAME: &str = "kubernetes";
 const NAMESPACE: &str = "default";
+/// The server as a field manager, as upstream's.
+const MANAGER: &str = "kube-apiserver";
 
 /// The classes that every cluster has (upstream `pkg/apis/scheduling/v1/helpers.go`).
 const PRIORITY_CLASSES: [(&str, i64, &str); 2] = [
@@ -173,10 +175,11 @@ impl Inner {
     ) -> Result<(), Error> {
         let target =
             Target { kind, namespace: namespace.map(str::to_owned), name: name.to_owned() };
+        let ownership = Ownership::Update(Writer { manager: MANAGER.into(), subresource: "" });
         let written = match self.registry.get(&target, None) {
-            Err(_) => self.registry.create(kind, namespace, object, DryRun::Off).await,
+            Err(_) => self.registry.create(kind, namespace, object, &ownership, DryRun::Off).await,
             Ok(_) if kind.kind == "Namespace" => return Ok(()),
-            Ok(_) => self.registry.update(&target, None, object, DryRun::Off).await,
+            Ok(_) => self.registry.update(&target, None, object, &ownership, DryRun::Off).await,
         };
         written.map(|_| ()).map_err(|Status { message, .. }| Error::Store(message))
     }

@@ -13,7 +13,7 @@ use serde_json::json;
 use super::pool::Holdings;
 use super::*;
 use crate::metrics::Metrics;
-use crate::registry::{DeleteOptions, Registry, Target};
+use crate::registry::{DeleteOptions, Ownership, Registry, Target};
 
 const PORTS: RangeInclusive<u16> = 30000..=30019;
 const NAMES: usize = 6;
@@ -209,10 +209,13 @@ impl World {
         let registry = Registry::new(store.clone(), allocator(&store));
         let namespace = json!({"metadata": {"name": "default"}});
         let kind = kinds::by_kind("v1", "Namespace").unwrap();
-        registry.create(kind, None, namespace, DryRun::Off).await.unwrap();
+        registry.create(kind, None, namespace, &Ownership::Server, DryRun::Off).await.unwrap();
         let cidr =
             json!({"metadata": {"name": "a"}, "spec": {"cidrs": ["10.0.0.0/29", "fd00::/125"]}});
-        registry.create(service_cidr_kind(), None, cidr, DryRun::Off).await.unwrap();
+        registry
+            .create(service_cidr_kind(), None, cidr, &Ownership::Server, DryRun::Off)
+            .await
+            .unwrap();
         World { registry, _dir: dir }
     }
 
@@ -223,7 +226,7 @@ impl World {
 
     async fn put(&self, name: usize, object: Value, dry_run: bool) {
         let target = target(service_kind(), &format!("s{name}"));
-        let _ = self.registry.update(&target, None, object, dry(dry_run)).await;
+        let _ = self.registry.update(&target, None, object, &Ownership::Server, dry(dry_run)).await;
     }
 
     fn changed(&self, name: usize, fields: &Value) -> Option<Value> {
@@ -243,7 +246,10 @@ impl World {
             Step::Create { name, spec, dry_run } => {
                 let body = service(*name, spec);
                 let kind = service_kind();
-                let _ = self.registry.create(kind, Some("default"), body, dry(*dry_run)).await;
+                let _ = self
+                    .registry
+                    .create(kind, Some("default"), body, &Ownership::Server, dry(*dry_run))
+                    .await;
             }
             Step::Replace { name, spec, dry_run } => {
                 if self.stored(*name).is_some() {
@@ -282,7 +288,10 @@ impl World {
                     let parent =
                         json!({"group": "example.com", "resource": "gateways", "name": "g"});
                     let body = json!({"metadata": {"name": name}, "spec": {"parentRef": parent}});
-                    let _ = self.registry.create(kind, None, body, DryRun::Off).await;
+                    let _ = self
+                        .registry
+                        .create(kind, None, body, &Ownership::Server, DryRun::Off)
+                        .await;
                 } else if self.foreign().contains(&name) {
                     let options = DeleteOptions::from_value(&Value::Null);
                     self.registry.delete(&target(kind, &name), &options).await.unwrap();

@@ -209,3 +209,66 @@ async fn pods_namespaces_and_secrets_come_and_go() {
          content in namespace team because it is being terminated"
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn objects_are_applied_on_the_server_with_conflicts_migration_diff_and_prune() {
+    let test = "objects_are_applied_on_the_server_with_conflicts_migration_diff_and_prune";
+    let Some(k) = Kubectl::start(test).await else { return };
+    let deployment = |image: &str, replicas: u32| {
+        format!(
+            "apiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: web\n  labels: {{set: \
+             a}}\nspec:\n  replicas: {replicas}\n  selector:\n    matchLabels: {{app: web}}\n  \
+             template:\n    metadata:\n      labels: {{app: web}}\n    spec:\n      \
+             containers:\n      - name: web\n        image: {image}\n"
+        )
+    };
+    let apply = "apply --server-side -f -";
+    let text = deployment("nginx", 1);
+    let applied = "deployment.apps/web serverside-applied\n";
+    assert_eq!(k.run_with(apply, &text).await, applied);
+    assert_eq!(k.run_with("diff --server-side -f -", &text).await, "");
+    let difference = k.output("diff --server-side -f -", &deployment("nginx:2", 1)).await;
+    let difference = String::from_utf8(difference.stdout).unwrap();
+    assert!(difference.contains("-      - image: nginx\n+      - image: nginx:2"), "{difference}");
+    k.run("scale deployment web --replicas=4").await;
+    let output = k.output(apply, &text).await;
+    assert!(!output.status.success());
+    let refused = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        refused.starts_with(
+            "error: Apply failed with 1 conflict: conflict with \"kubectl\" with subresource \
+             \"scale\" using apps/v1: .spec.replicas\nPlease review the fields above"
+        ),
+        "{refused}"
+    );
+    assert_eq!(k.run_with(&format!("{apply} --force-conflicts"), &text).await, applied);
+    assert_eq!(k.run("get deploy web -o jsonpath={.spec.replicas}").await, "1");
+    k.run_with(&format!("{apply} --field-manager=mine"), &text).await;
+    let shown = k.run("get deploy web -o yaml --show-managed-fields").await;
+    assert!(shown.contains("manager: mine") && shown.contains("f:replicas: {}"), "{shown}");
+    assert!(!k.run("get deploy web -o yaml").await.contains("managedFields"));
+
+    // From client-side to server-side: kubectl hands the fields over, and what the manifest drops goes.
+    let client_side = manifest(30080);
+    k.run_with("apply -f -", &client_side).await;
+    let managers = "get svc nginx-nodeport -o jsonpath={.metadata.managedFields[*].manager}";
+    assert_eq!(k.run(managers).await, "kubectl-client-side-apply");
+    let moved = k.run_with(apply, &client_side.replace("30080", "30081")).await;
+    assert_eq!(moved, "service/nginx-nodeport serverside-applied\n");
+    // The annotation gets a manager of its own, so that going back stays possible.
+    assert_eq!(k.run(managers).await, "kubectl kubectl-last-applied");
+    let last = "get svc nginx-nodeport -o \
+                jsonpath={.metadata.annotations.kubectl\\.kubernetes\\.io/last-applied-configuration}";
+    assert!(k.run(last).await.contains("30081"));
+
+    // kubectl itself prunes only what it applies from its own side.
+    let map = |name: &str| {
+        format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: {name}\n  labels: {{set: a}}\n"
+        )
+    };
+    k.run_with("apply -f -", &map("old")).await;
+    let prune = "apply -f - --prune -l set=a --prune-allowlist=core/v1/ConfigMap";
+    let pruned = k.run_with(prune, &map("m")).await;
+    assert_eq!(pruned, "configmap/m created\nconfigmap/old pruned\n");
+}
