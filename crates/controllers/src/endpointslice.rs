@@ -117,7 +117,7 @@ fn watch_nodes(
             count.fetch_add(1, Ordering::Relaxed);
         }
         if hinted::matters(change) {
-            for key in hinted.lock().nodes_are(&all.cache.all()) {
+            for key in hinted.lock().nodes_changed(|| all.cache.all()) {
                 added.add(key);
             }
         }
@@ -238,7 +238,9 @@ impl EndpointSlices {
         let trigger = self.times.lock().observe(key, service, &pods);
         // Nobody else works on this key meanwhile.
         let mut memory = self.memories.lock().remove(key).unwrap_or_default();
-        let shares = self.hinted.lock().shares();
+        let shares = topology::is_auto(service)
+            .then(|| self.hinted.lock().shares(key, || kinds.nodes.cache.all()))
+            .flatten();
         let plan = plan(
             &mut memory,
             Input {

@@ -5,6 +5,7 @@
 #![expect(clippy::print_stdout, reason = "skipped tests say so")]
 
 mod fixture;
+mod mirrored;
 mod pages;
 mod rules;
 mod udp;
