@@ -106,6 +106,8 @@ async fn measure(options: &Options, program: PathBuf) -> Result<()> {
         create(&mut server, &load, &format!("Services, from {there}"), &mut there, missing).await?;
         create(&mut server, &load, &format!("Services, {there} there"), &mut there, MORE).await?;
         row("  resident", &server.resident()?);
+        // Once for the connection, which was idle for long.
+        server.get("/readyz").await?;
         let page = server.get("/api/v1/services?limit=500").await?;
         row("  first page of 500", &format!("{}, {} kB", millis(page.1), page.0.len() / 1000));
         server.stop()?;
