@@ -5,6 +5,7 @@
 //! machine this is, so they are printed with the number of runs and their spread, and compared as
 //! ratios within one run; nothing is asserted.
 
+mod api;
 mod lab;
 mod memory;
 mod probe;
@@ -36,6 +37,8 @@ pub struct Options {
 
 #[derive(Subcommand)]
 enum Inside {
+    /// Measure the API server alone, on loopback: writes, lists, watches, memory, start.
+    Api(api::Options),
     /// Runs inside a node: connects until an HTTP answer comes and prints the monotonic time.
     #[command(hide = true)]
     Probe {
@@ -46,8 +49,10 @@ enum Inside {
 
 /// Runs the benches, or the prober when called inside a lab.
 pub fn run(options: &Options) -> Result<()> {
-    if let Some(Inside::Probe { targets }) = &options.inside {
-        return probe::until_answered(targets);
+    match &options.inside {
+        Some(Inside::Probe { targets }) => return probe::until_answered(targets),
+        Some(Inside::Api(options)) => return api::run(options),
+        None => {}
     }
     let binary = match &options.binary {
         Some(binary) => binary.clone(),

@@ -230,3 +230,17 @@ impl From<&StoreError> for Status {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_an_internal_error_that_says_so() {
+        let full = StoreError::Full { path: "/data/objects.redb".into(), reason: "ENOSPC".into() };
+        let status = Status::from(&full);
+        assert_eq!((status.code.as_u16(), status.reason), (500, "InternalError"));
+        let message = &status.message;
+        assert!(message.contains("no space left to write /data/objects.redb: ENOSPC"), "{message}");
+    }
+}

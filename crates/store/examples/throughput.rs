@@ -4,7 +4,7 @@
 //! cargo run --release -p portolan-store --example throughput -- DIRECTORY WRITERS PRESENT
 //! ```
 //!
-//! Objects are 1.6 kB of JSON, the size of a Service as it is stored. Nothing is asserted.
+//! Objects are 1.4 kB of JSON, the size of a Service as it is stored. Nothing is asserted.
 #![expect(clippy::print_stdout, reason = "a program for people")]
 
 use std::path::Path;

@@ -1,7 +1,7 @@
 //! An object as the store keeps it: its JSON in one piece, and the tree of values only on demand.
 //!
-//! The tree of a Service takes about six times the bytes of its JSON (each map is a block of eleven
-//! slots, each string an allocation). So the store keeps [`Record`]s, which are JSON, and hands out
+//! The tree of a Service of 1.4 kB takes 13.7 kB (each map is a block of eleven slots, each string an
+//! allocation). So the store keeps [`Record`]s, which are JSON, and hands out
 //! [`Stored`]s, whose [`Object`] parses itself when somebody looks inside, and forgets the tree with
 //! the handle. Whoever only passes the object on takes [`Object::json`] and parses nothing.
 

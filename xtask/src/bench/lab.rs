@@ -14,14 +14,20 @@ use super::probe::{Prober, monotonic};
 
 /// Builds the release binary and says where it is.
 pub fn build_release() -> Result<PathBuf> {
+    Ok(release(&["--package", "portolan"])?.join("portolan").canonicalize()?)
+}
+
+/// Builds something for release; returns the folder that it is in.
+pub fn release(what: &[&str]) -> Result<PathBuf> {
     let done = Command::new(env!("CARGO"))
-        .args(["build", "--release", "--package", "portolan"])
+        .args(["build", "--release"])
+        .args(what)
         .status()
         .context("cannot run cargo build")?;
     ensure!(done.success(), "cargo build --release failed");
     let target = std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from);
-    Ok(target.join("release/portolan").canonicalize()?)
+    Ok(target.join("release"))
 }
 
 /// A running `portolan up` with two nodes.
