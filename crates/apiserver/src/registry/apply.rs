@@ -46,9 +46,15 @@ impl Registry {
                 managed::apply(stored_kind, part, writer, None, config.clone(), body.force)?;
             let claim = Claim::Applied(applied.managed);
             let namespace = target.namespace.as_deref();
-            let mut outcome = self.create(kind, namespace, applied.object, &claim, dry_run).await?;
-            outcome.warnings.splice(0..0, warnings);
-            return Ok(outcome);
+            match self.create(kind, namespace, applied.object, &claim, dry_run).await {
+                // Somebody was faster: it is there to be applied to now.
+                Err(status) if status.reason == "AlreadyExists" => {}
+                Err(status) => return Err(status),
+                Ok(mut outcome) => {
+                    outcome.warnings.splice(0..0, warnings);
+                    return Ok(outcome);
+                }
+            }
         }
         self.guaranteed_update(target, part, dry_run, |current| {
             let live = Some(&*current.value);
