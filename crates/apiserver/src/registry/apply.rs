@@ -35,10 +35,13 @@ impl Registry {
         dry_run: DryRun,
     ) -> Result<Outcome> {
         let kind = target.kind;
-        let (config, warnings) = body.checked(kind, &kind.api_version(), kind.kind, kind.schema)?;
-        if !meta::name(&config).is_empty() {
-            check_name(target, &config)?;
+        let (mut config, warnings) =
+            body.checked(kind, &kind.api_version(), kind.kind, kind.schema)?;
+        if meta::name(&config).is_empty() {
+            // Never a generated one: the URL says what is applied to.
+            meta::metadata(&mut config).insert("name".into(), target.name.as_str().into());
         }
+        check_name(target, &config)?;
         let config = convert::to_stored(kind, config);
         let stored_kind = convert::stored_kind(kind);
         if part.is_none() && self.store.get(&target.key()).is_none() {

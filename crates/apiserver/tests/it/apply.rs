@@ -126,6 +126,16 @@ async fn apply_creates_changes_prunes_and_writes_nothing_twice() {
         )
         .await;
     assert_eq!(dry.code, 201);
+    let nameless = json!({"apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"generateName": "x-"}, "data": {"a": "b"}});
+    let named = t.apply(&format!("{CONFIG_MAPS}/url"), "fieldManager=a", nameless).await.ok();
+    assert_eq!(named["metadata"]["name"], "url");
+    let other = t.apply(&format!("{CONFIG_MAPS}/url"), "fieldManager=a", config_map("m")).await;
+    other.fails(
+        400,
+        "BadRequest",
+        "the name of the object (m) does not match the name on the URL (url)",
+    );
     // Who applies nothing but a name manages nothing.
     assert!(dry.body["metadata"].get("managedFields").is_none(), "{}", dry.body);
     assert_eq!(t.get(&format!("{CONFIG_MAPS}/new")).await.code, 404);
