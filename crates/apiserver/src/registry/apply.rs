@@ -35,10 +35,13 @@ impl Registry {
         dry_run: DryRun,
     ) -> Result<Outcome> {
         let kind = target.kind;
-        let (config, warnings) = body.checked(kind, &kind.api_version(), kind.kind, kind.schema)?;
-        if !meta::name(&config).is_empty() {
-            check_name(target, &config)?;
+        let (mut config, warnings) =
+            body.checked(kind, &kind.api_version(), kind.kind, kind.schema)?;
+        if meta::name(&config).is_empty() {
+            // Never a generated one: the URL says what is applied to.
+            meta::metadata(&mut config).insert("name".into(), target.name.as_str().into());
         }
+        check_name(target, &config)?;
         let config = convert::to_stored(kind, config);
         let stored_kind = convert::stored_kind(kind);
         if part.is_none() && self.store.get(&target.key()).is_none() {
@@ -46,10 +49,15 @@ impl Registry {
                 managed::apply(stored_kind, part, writer, None, config.clone(), body.force)?;
             let ownership = Ownership::Applied(applied.managed);
             let namespace = target.namespace.as_deref();
-            let mut outcome =
-                self.create(kind, namespace, applied.object, &ownership, dry_run).await?;
-            outcome.warnings.splice(0..0, warnings);
-            return Ok(outcome);
+            match self.create(kind, namespace, applied.object, &ownership, dry_run).await {
+                // Somebody was faster: it is there to be applied to now.
+                Err(status) if status.reason == "AlreadyExists" => {}
+                Err(status) => return Err(status),
+                Ok(mut outcome) => {
+                    outcome.warnings.splice(0..0, warnings);
+                    return Ok(outcome);
+                }
+            }
         }
         self.guaranteed_update(target, part, dry_run, |current| {
             let live = Some(&*current.value);

@@ -1,5 +1,7 @@
 //! Server-side apply and `managedFields`, as clients see them.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use crate::support::*;
@@ -124,6 +126,16 @@ async fn apply_creates_changes_prunes_and_writes_nothing_twice() {
         )
         .await;
     assert_eq!(dry.code, 201);
+    let nameless = json!({"apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"generateName": "x-"}, "data": {"a": "b"}});
+    let named = t.apply(&format!("{CONFIG_MAPS}/url"), "fieldManager=a", nameless).await.ok();
+    assert_eq!(named["metadata"]["name"], "url");
+    let other = t.apply(&format!("{CONFIG_MAPS}/url"), "fieldManager=a", config_map("m")).await;
+    other.fails(
+        400,
+        "BadRequest",
+        "the name of the object (m) does not match the name on the URL (url)",
+    );
     // Who applies nothing but a name manages nothing.
     assert!(dry.body["metadata"].get("managedFields").is_none(), "{}", dry.body);
     assert_eq!(t.get(&format!("{CONFIG_MAPS}/new")).await.code, 404);
@@ -274,6 +286,32 @@ async fn kubectl_takes_over_from_its_client_side_what_nobody_has_changed_since()
     assert_eq!(serde_json::from_str::<Value>(last).unwrap(), config("9", "2"));
     let again = t.apply(&uri, "fieldManager=kubectl", config("9", "2")).await.ok();
     assert_eq!(again, taken);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn appliers_that_race_for_an_absent_object_all_get_their_fields() {
+    let t = Arc::new(start().await);
+    let writers: Vec<_> = (0..8)
+        .map(|number| {
+            let t = t.clone();
+            tokio::spawn(async move {
+                let config = json!({"apiVersion": "v1", "kind": "ConfigMap",
+                    "metadata": {"name": "m"}, "data": {format!("key-{number}"): "x"}});
+                let query = format!("fieldManager=manager-{number}");
+                t.apply(&format!("{CONFIG_MAPS}/m"), &query, config).await
+            })
+        })
+        .collect();
+    let mut created = 0;
+    for writer in writers {
+        let answer = writer.await.unwrap();
+        assert!(matches!(answer.code, 200 | 201), "{}", answer.body);
+        created += usize::from(answer.code == 201);
+    }
+    assert_eq!(created, 1);
+    let object = t.get(&format!("{CONFIG_MAPS}/m")).await.ok();
+    assert_eq!(object["data"].as_object().unwrap().len(), 8);
+    assert_eq!(names(&object).len(), 8);
 }
 
 #[tokio::test]
