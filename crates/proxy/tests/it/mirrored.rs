@@ -16,7 +16,7 @@ fn endpoints_by_hand_are_reached_through_their_service() {
         let (one, two) = (server(PODS[0], "one").await, server(PODS[1], "two").await);
         let stop = CancellationToken::new();
         let (ready, is_ready) = oneshot::channel();
-        let config = controllers::Config::new("10.244.0.0/16".parse().unwrap(), "the CA");
+        let config = controllers::Config::new(["10.244.0.0/16".parse().unwrap()], "the CA");
         let running = controllers::run(api.client.clone(), config, ready, stop.clone());
         let running = tokio::spawn(running);
         is_ready.await.unwrap();
