@@ -3,6 +3,7 @@
 mod pods;
 mod resource;
 mod reviews;
+mod tokens;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -10,17 +11,18 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::header::{CACHE_CONTROL, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
 use tokio::time::Instant;
 
-use crate::authz::{self, Action};
+use crate::authz::{Action, Selected};
 use crate::metrics::RequestLabels;
 use crate::negotiate;
 use crate::query::Query;
 use crate::request::{self, RequestInfo, Route, Verb};
 use crate::server::{Body, Inner};
 use crate::status::{Result, Status};
-use crate::{UserInfo, discovery, health, openapi, respond};
+use crate::{UserInfo, authn, discovery, health, openapi, respond};
 
 /// What short requests may take (upstream `--request-timeout`).
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -50,33 +52,47 @@ impl Inner {
         let encoding = negotiate::plain(request.headers());
         let query = Query::parse(request.uri().query().unwrap_or(""));
         let path = request.uri().path().to_owned();
-        let route = match user {
-            None if !authz::is_public(&path) => Err(Status::unauthorized()),
-            _ => request::parse(request.method(), &path, &query),
-        };
-        let user = user.unwrap_or_else(UserInfo::anonymous);
-        let (user, route) = match impersonated(user.clone(), request.headers()) {
-            Ok(user) => (user, route),
-            Err(status) => (user, Err(status)),
+        let (user, route) = match self.requester(user, &request) {
+            Ok(user) => (user, request::parse(request.method(), &path, &query)),
+            Err(status) => (UserInfo::anonymous(), Err(status)),
         };
         let mut labels = RequestLabels::new(request.method(), route.as_ref().ok());
         let outcome = match route {
             Err(status) => Err(status),
             Ok(Route::Path(path)) => {
-                let verb = request.method().as_str().to_ascii_lowercase();
-                let action = Action::Path { verb: &verb, path: &path };
-                if authz::allows(&user, action) {
-                    self.document(&path, &query, &request)
-                } else {
-                    Err(action.refusal(&user))
-                }
+                let action = Action::Path { verb: path_verb(request.method()), path: &path };
+                let allowed = self.registry.access.check(&user, action);
+                allowed.and_then(|()| self.document(&path, &query, &request))
             }
-            Ok(Route::Resource(info)) => self.authorized(&user, info, query, request).await,
+            Ok(Route::Resource(info)) => {
+                user.scope(self.authorized(&user, info, query, request)).await
+            }
         };
         let response = respond::finish(encoding, outcome);
         labels.code = response.status().as_u16();
         self.metrics.observe(&labels, started.elapsed());
         response
+    }
+
+    /// Whose request this is: of the certificate or token, or of whom they act as. Nobody may ask what everybody may.
+    fn requester(&self, user: Option<UserInfo>, request: &Request<Body>) -> Result<UserInfo> {
+        let access = &self.registry.access;
+        let user = match user {
+            Some(user) => Some(user),
+            None => authn::bearer(self, request.headers())?,
+        };
+        let user = match user {
+            Some(user) => user,
+            None => {
+                let (user, path) = (UserInfo::anonymous(), request.uri().path());
+                let action = Action::Path { verb: path_verb(request.method()), path };
+                if !access.allows(&user, action) {
+                    return Err(Status::unauthorized());
+                }
+                user
+            }
+        };
+        authn::impersonated(access, user, request.headers())
     }
 
     async fn authorized(
@@ -86,10 +102,8 @@ impl Inner {
         query: Query,
         request: Request<Body>,
     ) -> Result<Response<Body>> {
-        let action = Action::of(&info);
-        if !authz::allows(user, action) {
-            return Err(action.refusal(user));
-        }
+        let selected = Selected::of(&info, &query);
+        self.registry.access.check(user, Action::of(&info, &selected))?;
         let long = info.verb == Verb::Watch
             || matches!(
                 info.subresource.as_deref(),
@@ -124,6 +138,12 @@ impl Inner {
                 Ok(respond::value(encoding, StatusCode::OK, &health::version()))
             }
             ["metrics"] => self.metrics.respond(),
+            [".well-known", "openid-configuration"] => {
+                Ok(published("application/json", &self.issuer.configuration()))
+            }
+            ["openid", "v1", "jwks"] => {
+                Ok(published("application/jwk-set+json", &self.issuer.keys()))
+            }
             ["openapi", ..] => openapi::respond(self, trimmed, headers),
             [] => {
                 let encoding = negotiate::plain(headers);
@@ -135,25 +155,23 @@ impl Inner {
     }
 }
 
-/// `kubectl --as`: administrators may act as anybody (upstream `endpoints/filters/impersonation`).
-fn impersonated(user: UserInfo, headers: &HeaderMap) -> Result<UserInfo> {
-    let text = |value: &HeaderValue| value.to_str().map(str::to_owned).unwrap_or_default();
-    let Some(name) = headers.get("impersonate-user").map(text) else {
-        return match headers.contains_key("impersonate-group") {
-            true => Err(Status::bad_request("requested groups without impersonating a user name")),
-            false => Ok(user),
-        };
-    };
-    let action = Action::Resource {
-        verb: "impersonate",
-        group: "",
-        resource: "users",
-        subresource: "",
-        namespace: "",
-        name: &name,
-    };
-    if !authz::allows(&user, action) {
-        return Err(action.refusal(&user));
+/// The verb of a request that is not on a resource. Whoever may read may also ask how long it would be.
+fn path_verb(method: &Method) -> &'static str {
+    match *method {
+        Method::GET | Method::HEAD => "get",
+        Method::POST => "post",
+        Method::PUT => "put",
+        Method::PATCH => "patch",
+        Method::DELETE => "delete",
+        Method::OPTIONS => "options",
+        _ => "other",
     }
-    Ok(UserInfo::new(name, headers.get_all("impersonate-group").iter().map(text)))
+}
+
+/// What the issuer of tokens publishes about itself; it changes only with its key.
+fn published(content_type: &'static str, value: &serde_json::Value) -> Response<Body> {
+    let mut response = respond::document(content_type, crate::encode::to_json(value));
+    let age = HeaderValue::from_static("public, max-age=3600");
+    response.headers_mut().insert(CACHE_CONTROL, age);
+    response
 }

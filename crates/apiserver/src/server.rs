@@ -26,6 +26,7 @@ use crate::openapi::Documents;
 use crate::pki::Pki;
 use crate::registry::Registry;
 use crate::services::ServiceAllocator;
+use crate::token::Issuer;
 use crate::{Error, UserInfo};
 
 /// What may go wrong while a body is read or written.
@@ -70,6 +71,8 @@ pub(crate) struct Inner {
     pub(crate) registry: Arc<Registry>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) nodes: NodeClient,
+    /// Signs service account tokens and checks them.
+    pub(crate) issuer: Issuer,
     pub(crate) documents: Documents,
     /// Cancelled when the server stops serving: watches end.
     pub(crate) stopping: CancellationToken,
@@ -92,11 +95,13 @@ impl Server {
         let services = ServiceAllocator::new(config.service_cidr, config.node_port_range.clone());
         let registry = Arc::new(Registry::new(config.store.clone(), services));
         let nodes = NodeClient::new(&config.pki)?;
+        let issuer = Issuer::new(config.pki.signing_key_pem())?;
         let inner = Arc::new(Inner {
             config,
             registry,
             metrics: Arc::new(Metrics::new()),
             nodes,
+            issuer,
             documents: Documents::default(),
             stopping: CancellationToken::new(),
         });

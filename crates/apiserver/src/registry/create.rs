@@ -86,6 +86,7 @@ impl Registry {
             namespace: namespace.map(str::to_owned),
             name: meta::name(&object).to_owned(),
         };
+        self.admit_create(kind, namespace, &mut object).await?;
         if kind.kind == "Service" {
             self.services.prepare_for_create(&mut object)?;
         }
@@ -147,11 +148,15 @@ fn generated(prefix: &str) -> String {
     while !prefix.is_char_boundary(end) {
         end -= 1;
     }
-    let mut name = prefix[..end].to_owned();
-    for _ in 0..SUFFIX_LENGTH {
+    prefix[..end].to_owned() + &name_suffix()
+}
+
+/// What makes a name the server chooses unlike others.
+pub(crate) fn name_suffix() -> String {
+    let letter = |_| {
         let at = random_below(SUFFIX_ALPHABET.len() as u64);
         let at = usize::try_from(at).expect("below the alphabet's length");
-        name.push(char::from(SUFFIX_ALPHABET[at]));
-    }
-    name
+        char::from(SUFFIX_ALPHABET[at])
+    };
+    (0..SUFFIX_LENGTH).map(letter).collect()
 }

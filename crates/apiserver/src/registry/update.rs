@@ -144,6 +144,7 @@ impl Registry {
         }
         defaults(kind, new);
         strategy::prepare_for_update(kind, part, new, old);
+        self.admit_update(target, part, new, old)?;
         let is_service = kind.kind == "Service" && part.is_none();
         if is_service {
             self.services.prepare_for_update(new, old)?;

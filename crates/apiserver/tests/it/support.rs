@@ -55,12 +55,26 @@ async fn start_with(dir: TempDir, options: Options) -> Fixture {
     })
     .await
     .unwrap();
-    Fixture { server, pki, dir }
+    let fixture = Fixture { server, pki, dir };
+    fixture.account("default", "default").await;
+    fixture
 }
 
 impl Fixture {
     pub(crate) fn client(&self) -> kube::Client {
         kube::Client::new(self.server.service(UserInfo::admin()), "default")
+    }
+
+    /// Makes a ServiceAccount, as a controller does for `default`; or leaves the one from an earlier run.
+    pub(crate) async fn account(&self, namespace: &str, name: &str) {
+        let uri = format!("/api/v1/namespaces/{namespace}/serviceaccounts");
+        let account = json!({
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "metadata": {"name": name},
+        });
+        let answer = self.post(&uri, account).await;
+        assert!(matches!(answer.code, 201 | 409), "{}", answer.body);
     }
 
     /// Sends a request as the administrator.
