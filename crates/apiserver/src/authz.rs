@@ -166,7 +166,7 @@ pub(crate) struct Selected {
 impl Selected {
     /// Reads the field selector of a request; one that does not parse selects nothing special here and is refused later.
     pub(crate) fn of(info: &RequestInfo, query: &Query) -> Selected {
-        let many = matches!(info.verb, Verb::List | Verb::Watch | Verb::DeleteCollection);
+        let many = matches!(info.verb, Verb::List | Verb::Watch);
         let fields = query.first("fieldSelector").filter(|_| many && info.name.is_none());
         let fields = fields.and_then(|text| FieldSelector::parse(text).ok()).unwrap_or_default();
         let exactly = |field| fields.exactly(field).unwrap_or("").to_owned();
