@@ -41,7 +41,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let server = Server::new(Config {
         store: store.clone(),
         pki: Arc::clone(&pki),
-        service_cidr: "10.96.0.0/12".parse()?,
+        service_cidrs: vec!["10.96.0.0/12".parse()?],
         node_port_range: 30000..=32767,
         // Nothing listens there; only nodes and pods would use it.
         advertise: "172.30.0.1:6443".parse()?,
@@ -57,7 +57,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let user = UserInfo::component("system:kube-controller-manager");
         let client = Client::new(server.service(user), "default");
         let config = portolan_controllers::Config::new(
-            "10.244.0.0/16".parse()?,
+            ["10.244.0.0/16".parse()?],
             pki.certificate_pem().to_owned(),
         );
         let (ready, is_ready) = oneshot::channel();
