@@ -121,7 +121,10 @@ impl Inner {
             let kind = kinds::by_kind(&text(&object["apiVersion"]), &text(&object["kind"]))?;
             let key = kind.key(None, &text(&object["metadata"]["name"]));
             let missing = self.registry.store.get(&key).is_none();
-            missing.then(|| self.registry.create(kind, None, object, DryRun::Off))
+            missing.then(|| {
+                let ownership = &Ownership::Server;
+                self.registry.create(kind, None, object, ownership, DryRun::Off)
+            })
         });
         match try_join_all(writes).await {
             Ok(_) => Ok(()),
