@@ -5,13 +5,15 @@
 //! kubectl --kubeconfig /tmp/portolan-api/kubeconfig get services -A
 //! ```
 //!
-//! No controllers and no nodes run here: Deployments stay as they are written.
+//! No controllers and no nodes run here: Deployments stay as they are written, and pods outside of namespace `default`
+//! need a service account made for them.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::ServiceAccount;
 use portolan_apiserver::pki::{Pki, Usage, write_private};
-use portolan_apiserver::{Config, Server};
+use portolan_apiserver::{Config, Server, UserInfo};
 use portolan_store::{Options, Store};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -35,6 +37,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         advertise: "172.30.0.1:6443".parse()?,
     })
     .await?;
+    let client = kube::Client::new(server.service(UserInfo::admin()), "default");
+    let accounts = kube::Api::<ServiceAccount>::default_namespaced(client);
+    if accounts.get_opt("default").await?.is_none() {
+        let mut account = ServiceAccount::default();
+        account.metadata.name = Some("default".to_owned());
+        accounts.create(&kube::api::PostParams::default(), &account).await?;
+    }
     let shutdown = CancellationToken::new();
     let stop = shutdown.clone();
     tokio::spawn(async move {

@@ -1,177 +1,209 @@
-//! Who may do what: a small table in the shape of upstream's bootstrap cluster roles
-//! (`plugin/pkg/auth/authorizer/rbac/bootstrappolicy`).
+//! Who may do what.
+//!
+//! ```text
+//!   request ─▶ in system:masters? ─▶ a node, and the object concerns it? ─▶ a binding leads to a rule? ─▶ 403
+//! ```
+//!
+//! The rules are those of upstream's RBAC: (Cluster)Roles and their bindings, at first those of `bootstrap.yaml`.
+//! Nothing is ever forbidden by a rule; what no rule allows is refused.
 
-use serde_json::{Value, json};
+mod escalation;
+mod node;
+mod policy;
+mod rule;
+mod stored;
+
+pub(crate) use escalation::check as check_escalation;
+pub(crate) use policy::bootstrap_objects;
+
+use std::ops::ControlFlow;
+
+use parking_lot::RwLock;
+use portolan_store::Store;
+use serde_json::Value;
 
 use crate::UserInfo;
-use crate::request::RequestInfo;
+use crate::query::Query;
+use crate::request::{RequestInfo, Verb};
+use crate::selector::FieldSelector;
 use crate::status::{Status, Subject};
+use policy::Policy;
+pub(crate) use rule::Rule;
+use stored::Changes;
+
+/// What is to be done to a resource.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Attributes<'a> {
+    pub(crate) verb: &'a str,
+    pub(crate) group: &'a str,
+    pub(crate) resource: &'a str,
+    pub(crate) subresource: &'a str,
+    /// Empty: the cluster's scope, or all namespaces.
+    pub(crate) namespace: &'a str,
+    /// Empty: no single object. Lists and watches that a field selector limits to one name have that name.
+    pub(crate) name: &'a str,
+    /// The node that a field selector limits pods to; empty: none.
+    pub(crate) on_node: &'a str,
+}
 
 /// What is to be allowed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Action<'a> {
-    Resource {
-        verb: &'a str,
-        group: &'a str,
-        resource: &'a str,
-        subresource: &'a str,
-        namespace: &'a str,
-        name: &'a str,
-    },
-    Path {
-        verb: &'a str,
-        path: &'a str,
-    },
+    Resource(Attributes<'a>),
+    Path { verb: &'a str, path: &'a str },
 }
 
-/// A rule on resources: all of its parts must match; `*` matches anything. Subresources are written `pods/status`.
-struct Rule {
-    verbs: &'static [&'static str],
-    group: &'static str,
-    resources: &'static [&'static str],
+/// The answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Decision {
+    /// Yes, and by what.
+    Allowed(String),
+    /// Nothing allows it; perhaps with a remark why.
+    Refused(String),
 }
 
-const READ: &[&str] = &["get", "list", "watch"];
-const EVENTS: &[&str] = &["create", "patch", "update"];
-
-const NODE_PROXIER: &[Rule] = &[
-    Rule { verbs: &["list", "watch"], group: "", resources: &["services", "endpoints"] },
-    Rule { verbs: READ, group: "", resources: &["nodes"] },
-    Rule { verbs: &["list", "watch"], group: "discovery.k8s.io", resources: &["endpointslices"] },
-    Rule { verbs: &["list", "watch"], group: "networking.k8s.io", resources: &["servicecidrs"] },
-    Rule { verbs: EVENTS, group: "", resources: &["events"] },
-    Rule { verbs: EVENTS, group: "events.k8s.io", resources: &["events"] },
-];
-
-const NODE: &[Rule] = &[
-    Rule {
-        verbs: READ,
-        group: "",
-        resources: &[
-            "nodes",
-            "pods",
-            "services",
-            "endpoints",
-            "configmaps",
-            "secrets",
-            "serviceaccounts",
-            "namespaces",
-        ],
-    },
-    Rule { verbs: &["create", "update", "patch", "delete"], group: "", resources: &["nodes"] },
-    Rule { verbs: &["update", "patch"], group: "", resources: &["nodes/status", "pods/status"] },
-    Rule { verbs: &["create", "delete"], group: "", resources: &["pods"] },
-    Rule { verbs: &["create"], group: "", resources: &["pods/eviction"] },
-    Rule { verbs: EVENTS, group: "", resources: &["events"] },
-    Rule { verbs: EVENTS, group: "events.k8s.io", resources: &["events"] },
-    Rule { verbs: READ, group: "discovery.k8s.io", resources: &["endpointslices"] },
-    Rule {
-        verbs: &["get", "create", "update", "patch", "delete"],
-        group: "coordination.k8s.io",
-        resources: &["leases"],
-    },
-];
-
-/// `system:basic-user`: what everybody may ask about themselves.
-const AUTHENTICATED: &[Rule] = &[
-    Rule {
-        verbs: &["create"],
-        group: "authorization.k8s.io",
-        resources: &["selfsubjectaccessreviews", "selfsubjectrulesreviews"],
-    },
-    Rule { verbs: &["create"], group: "authentication.k8s.io", resources: &["selfsubjectreviews"] },
-];
-
-/// Group → its rules.
-const TABLE: &[(&str, &[Rule])] = &[
-    ("system:nodes", NODE),
-    ("system:node-proxier", NODE_PROXIER),
-    (UserInfo::AUTHENTICATED, AUTHENTICATED),
-];
-
-/// Paths that need no credentials: probes and the version (`system:public-info-viewer`).
-pub(crate) fn is_public(path: &str) -> bool {
-    let path = path.trim_end_matches('/');
-    ["/healthz", "/livez", "/readyz", "/version"]
-        .iter()
-        .any(|p| path == *p || path.strip_prefix(p).is_some_and(|rest| rest.starts_with('/')))
+/// What a user may do in a namespace, as far as rules say it.
+#[derive(Debug, Default)]
+pub(crate) struct RuleList {
+    pub(crate) rules: Vec<Rule>,
+    /// What the rules do not tell.
+    pub(crate) missing: Option<&'static str>,
 }
 
-fn is_discovery(path: &str) -> bool {
-    ["/api", "/apis", "/openapi"]
-        .iter()
-        .any(|p| path == *p || path.strip_prefix(p).is_some_and(|rest| rest.starts_with('/')))
+/// Decides about requests, by the policy and by the objects that nodes are concerned with.
+pub(crate) struct Authorizer {
+    store: Store,
+    policy: RwLock<Policy>,
+    changes: Changes,
 }
 
-/// Whether `user` may do `action`.
-pub(crate) fn allows(user: &UserInfo, action: Action<'_>) -> bool {
-    if user.is_in(UserInfo::MASTERS) {
-        return true;
+impl Authorizer {
+    pub(crate) fn new(store: Store) -> Authorizer {
+        Authorizer { store, policy: RwLock::default(), changes: Changes::served() }
     }
-    match action {
-        Action::Path { verb, path } => {
-            is_public(path)
-                || (matches!(verb, "get" | "head")
-                    && is_discovery(path)
-                    && user.is_in(UserInfo::AUTHENTICATED))
+
+    /// Whether `user` may do `action`.
+    pub(crate) fn decide(&self, user: &UserInfo, action: Action<'_>) -> Decision {
+        if user.is_in(UserInfo::MASTERS) {
+            return Decision::Allowed(String::new());
         }
-        Action::Resource { verb, group, resource, subresource, .. } => {
-            TABLE.iter().filter(|(g, _)| user.is_in(g)).flat_map(|(_, rules)| *rules).any(|rule| {
-                rule.group == group
-                    && rule.verbs.contains(&verb)
-                    && rule.resources.iter().any(|r| match r.split_once('/') {
-                        Some((r, sub)) => r == resource && sub == subresource,
-                        None => *r == resource && subresource.is_empty(),
-                    })
-            })
+        let policy = self.policy();
+        let mut remark = String::new();
+        if let (Some(name), Action::Resource(attributes)) = (user.as_node(), action) {
+            match node::decide(&self.store, &policy, name, attributes) {
+                Decision::Refused(why) => remark = why,
+                allowed @ Decision::Allowed(_) => return allowed,
+            }
+        }
+        let namespace = match action {
+            Action::Resource(attributes) => attributes.namespace,
+            Action::Path { .. } => "",
+        };
+        let found = policy.visit(user, namespace, |rule, way| {
+            if rule.allows(action) {
+                ControlFlow::Break(format!("RBAC: allowed by {way}"))
+            } else {
+                ControlFlow::Continue(())
+            }
+        });
+        match found {
+            ControlFlow::Break(reason) => Decision::Allowed(reason),
+            ControlFlow::Continue(()) => Decision::Refused(remark),
         }
     }
+
+    pub(crate) fn allows(&self, user: &UserInfo, action: Action<'_>) -> bool {
+        matches!(self.decide(user, action), Decision::Allowed(_))
+    }
+
+    /// Refuses with 403 what is not allowed.
+    ///
+    /// # Errors
+    /// The 403.
+    pub(crate) fn check(&self, user: &UserInfo, action: Action<'_>) -> Result<(), Status> {
+        match self.decide(user, action) {
+            Decision::Allowed(_) => Ok(()),
+            Decision::Refused(why) => Err(action.refusal(user, &why)),
+        }
+    }
+
+    /// Every rule that holds for a user in a namespace.
+    pub(crate) fn rules(&self, user: &UserInfo, namespace: &str) -> RuleList {
+        let mut list = RuleList::default();
+        if user.as_node().is_some() {
+            list.missing = Some("node authorizer does not support user rule resolution");
+        }
+        let _: ControlFlow<()> = self.policy().visit(user, namespace, |rule, _| {
+            list.rules.push(rule.clone());
+            ControlFlow::Continue(())
+        });
+        list
+    }
+
+    /// The rules of a role, as the policy has them; none when there is no such role.
+    pub(crate) fn role(&self, role: &policy::RoleKey) -> Option<Vec<Rule>> {
+        self.policy().role(role).map(<[Rule]>::to_vec)
+    }
+
+    /// The policy, with everything in it that is stored by now.
+    fn policy(&self) -> parking_lot::RwLockReadGuard<'_, Policy> {
+        self.changes.take_in(&self.store, &self.policy);
+        self.policy.read()
+    }
 }
 
-/// The rules that apply to a user, as `SelfSubjectRulesReview` lists them.
-pub(crate) fn resource_rules(user: &UserInfo) -> Vec<Value> {
-    if user.is_in(UserInfo::MASTERS) {
-        return vec![json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]})];
-    }
-    TABLE
-        .iter()
-        .filter(|(group, _)| user.is_in(group))
-        .flat_map(|(_, rules)| *rules)
-        .map(|r| json!({"verbs": r.verbs, "apiGroups": [r.group], "resources": r.resources}))
-        .collect()
+/// A text field of a role or a binding; empty when it is none.
+fn text<'a>(object: &'a Value, field: &str) -> &'a str {
+    object[field].as_str().unwrap_or("")
 }
 
-/// The paths that a user may read.
-pub(crate) fn path_rules(user: &UserInfo) -> Vec<Value> {
-    if user.is_in(UserInfo::MASTERS) {
-        return vec![json!({"verbs": ["*"], "nonResourceURLs": ["*"]})];
+/// What a list's selector says about the objects that it can answer.
+pub(crate) struct Selected {
+    name: String,
+    node: String,
+}
+
+impl Selected {
+    /// Reads the field selector of a request; one that does not parse selects nothing special here and is refused later.
+    pub(crate) fn of(info: &RequestInfo, query: &Query) -> Selected {
+        let many = matches!(info.verb, Verb::List | Verb::Watch);
+        let fields = query.first("fieldSelector").filter(|_| many && info.name.is_none());
+        let fields = fields.and_then(|text| FieldSelector::parse(text).ok()).unwrap_or_default();
+        let exactly = |field| fields.exactly(field).unwrap_or("").to_owned();
+        Selected { name: exactly("metadata.name"), node: exactly("spec.nodeName") }
     }
-    vec![json!({"verbs": ["get"], "nonResourceURLs": [
-        "/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*",
-        "/readyz", "/version",
-    ]})]
 }
 
 impl<'a> Action<'a> {
-    pub(crate) fn of(info: &'a RequestInfo) -> Action<'a> {
-        Action::Resource {
+    pub(crate) fn of(info: &'a RequestInfo, selected: &'a Selected) -> Action<'a> {
+        Action::Resource(Attributes {
             verb: info.verb.as_str(),
             group: &info.group,
             resource: &info.resource,
             subresource: info.subresource.as_deref().unwrap_or(""),
             namespace: info.namespace.as_deref().unwrap_or(""),
-            name: info.name.as_deref().unwrap_or(""),
-        }
+            name: info.name.as_deref().unwrap_or(&selected.name),
+            on_node: &selected.node,
+        })
     }
 
     /// The 403 for this action, in upstream's words (`handlers/responsewriters/errors.go`).
-    pub(crate) fn refusal(self, user: &UserInfo) -> Status {
+    pub(crate) fn refusal(self, user: &UserInfo, remark: &str) -> Status {
         let who = &user.name;
+        let remark = if remark.is_empty() { String::new() } else { format!(": {remark}") };
         match self {
             Action::Path { verb, path } => {
-                Status::forbidden_path(&format!("User {who:?} cannot {verb} path {path:?}"))
+                Status::forbidden_path(&format!("User {who:?} cannot {verb} path {path:?}{remark}"))
             }
-            Action::Resource { verb, group, resource, subresource, namespace, name } => {
+            Action::Resource(Attributes {
+                verb,
+                group,
+                resource,
+                subresource,
+                namespace,
+                name,
+                ..
+            }) => {
                 let what = if subresource.is_empty() {
                     resource.to_owned()
                 } else {
@@ -183,7 +215,8 @@ impl<'a> Action<'a> {
                     format!("in the namespace {namespace:?}")
                 };
                 let why = format!(
-                    "User {who:?} cannot {verb} resource {what:?} in API group {group:?} {place}"
+                    "User {who:?} cannot {verb} resource {what:?} in API group {group:?} {place}\
+                     {remark}"
                 );
                 Status::forbidden(Subject { group, resource, kind: "" }, name, &why)
             }
@@ -192,36 +225,4 @@ impl<'a> Action<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn on<'a>(verb: &'a str, group: &'a str, resource: &'a str) -> Action<'a> {
-        let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
-        Action::Resource { verb, group, resource, subresource, namespace: "ns", name: "" }
-    }
-
-    #[test]
-    fn each_group_may_do_its_work_and_no_more() {
-        let proxy = UserInfo::new("system:kube-proxy", ["system:node-proxier"]);
-        assert!(allows(&proxy, on("watch", "", "services")));
-        assert!(!allows(&proxy, on("get", "", "secrets")));
-        assert!(!allows(&proxy, on("update", "", "services")));
-        let node = UserInfo::new("system:node:a", ["system:nodes"]);
-        assert!(allows(&node, on("patch", "", "pods/status")));
-        assert!(!allows(&node, on("patch", "", "pods")));
-        assert!(allows(&UserInfo::admin(), on("delete", "", "nodes")));
-        let nobody = UserInfo::new("jane", Vec::<String>::new());
-        assert!(allows(&nobody, Action::Path { verb: "get", path: "/apis/apps" }));
-        assert!(!allows(&nobody, Action::Path { verb: "get", path: "/metrics" }));
-    }
-
-    #[test]
-    fn a_refusal_names_user_verb_resource_and_place() {
-        let status = on("list", "", "pods").refusal(&UserInfo::new("jane", Vec::<String>::new()));
-        assert_eq!(
-            status.message,
-            "pods is forbidden: User \"jane\" cannot list resource \"pods\" in API group \"\" in \
-             the namespace \"ns\""
-        );
-    }
-}
+mod tests;

@@ -22,30 +22,31 @@ use crate::status::{Result, Status};
 struct Review {
     group: &'static str,
     plural: &'static str,
-    singular: &'static str,
     kind: &'static str,
+    scope: Scope,
 }
 
 const REVIEWS: &[Review] = &[
+    review("authentication.k8s.io", "selfsubjectreviews", "SelfSubjectReview"),
+    review("authentication.k8s.io", "tokenreviews", "TokenReview"),
     Review {
-        group: "authentication.k8s.io",
-        plural: "selfsubjectreviews",
-        singular: "selfsubjectreview",
-        kind: "SelfSubjectReview",
+        scope: Scope::Namespaced,
+        ..review("authorization.k8s.io", "localsubjectaccessreviews", "LocalSubjectAccessReview")
     },
-    Review {
-        group: "authorization.k8s.io",
-        plural: "selfsubjectaccessreviews",
-        singular: "selfsubjectaccessreview",
-        kind: "SelfSubjectAccessReview",
-    },
-    Review {
-        group: "authorization.k8s.io",
-        plural: "selfsubjectrulesreviews",
-        singular: "selfsubjectrulesreview",
-        kind: "SelfSubjectRulesReview",
-    },
+    review("authorization.k8s.io", "selfsubjectaccessreviews", "SelfSubjectAccessReview"),
+    review("authorization.k8s.io", "selfsubjectrulesreviews", "SelfSubjectRulesReview"),
+    review("authorization.k8s.io", "subjectaccessreviews", "SubjectAccessReview"),
 ];
+
+const fn review(group: &'static str, plural: &'static str, kind: &'static str) -> Review {
+    Review { group, plural, kind, scope: Scope::Cluster }
+}
+
+impl Review {
+    fn singular(&self) -> String {
+        self.kind.to_lowercase()
+    }
+}
 
 /// What a subresource takes and which verbs it has: (group, version, kind, verbs).
 fn subresource_type(
@@ -310,8 +311,8 @@ fn resource_list(group: &str, version: &str) -> Option<Value> {
     for review in REVIEWS.iter().filter(|r| r.group == group && version == "v1") {
         resources.push(json!({
             "name": review.plural,
-            "singularName": review.singular,
-            "namespaced": false,
+            "singularName": review.singular(),
+            "namespaced": review.scope == Scope::Namespaced,
             "kind": review.kind,
             "verbs": ["create"],
         }));
@@ -372,8 +373,11 @@ fn aggregated_version(group: &str, version: &str) -> Value {
         resources.push(json!({
             "resource": review.plural,
             "responseKind": {"group": group, "version": version, "kind": review.kind},
-            "scope": "Cluster",
-            "singularResource": review.singular,
+            "scope": match review.scope {
+                Scope::Namespaced => "Namespaced",
+                Scope::Cluster => "Cluster",
+            },
+            "singularResource": review.singular(),
             "verbs": ["create"],
         }));
     }

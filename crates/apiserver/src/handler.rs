@@ -3,6 +3,7 @@
 mod pods;
 mod resource;
 mod reviews;
+mod tokens;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -10,18 +11,19 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::header::{CACHE_CONTROL, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use tokio::time::Instant;
 
-use crate::authz::{self, Action};
+use crate::authz::{Action, Selected};
 use crate::limits::Turn;
 use crate::metrics::{RequestKind, RequestLabels};
 use crate::query::{self, Query};
 use crate::request::{self, Route, Verb};
 use crate::server::{Body, Inner};
 use crate::status::{Result, Status};
-use crate::{UserInfo, compress, discovery, health, negotiate, openapi, respond};
+use crate::{UserInfo, authn, compress, discovery, health, negotiate, openapi, respond};
 
 /// What short requests may take (upstream `--request-timeout`).
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -53,14 +55,9 @@ impl Inner {
         let encoding = negotiate::plain(request.headers());
         let query = Query::parse(request.uri().query().unwrap_or(""));
         let path = request.uri().path().to_owned();
-        let route = match user {
-            None if !authz::is_public(&path) => Err(Status::unauthorized()),
-            _ => request::parse(request.method(), &path, &query),
-        };
-        let user = user.unwrap_or_else(UserInfo::anonymous);
-        let (user, route) = match impersonated(user.clone(), request.headers()) {
-            Ok(user) => (user, route),
-            Err(status) => (user, Err(status)),
+        let (user, route) = match self.requester(user, &request) {
+            Ok(user) => (user, request::parse(request.method(), &path, &query)),
+            Err(status) => (UserInfo::anonymous(), Err(status)),
         };
         let labels =
             RequestLabels::new(request.method(), request.headers(), &query, route.as_ref().ok());
@@ -84,6 +81,27 @@ impl Inner {
         response
     }
 
+    /// Whose request this is: of the certificate or token, or of whom they act as. Nobody may ask what everybody may.
+    fn requester(&self, user: Option<UserInfo>, request: &Request<Body>) -> Result<UserInfo> {
+        let access = &self.registry.access;
+        let user = match user {
+            Some(user) => Some(user),
+            None => authn::bearer(self, request.headers())?,
+        };
+        let user = match user {
+            Some(user) => user,
+            None => {
+                let (user, path) = (UserInfo::anonymous(), request.uri().path());
+                let action = Action::Path { verb: path_verb(request.method()), path };
+                if !access.allows(&user, action) {
+                    return Err(Status::unauthorized());
+                }
+                user
+            }
+        };
+        authn::impersonated(access, user, request.headers())
+    }
+
     /// A request that is to be over soon: it waits for its turn and has a deadline.
     async fn limited(
         self: &Arc<Self>,
@@ -98,8 +116,7 @@ impl Inner {
             Route::Resource(info) if info.verb.changes_something() => RequestKind::Mutating,
             _ => RequestKind::ReadOnly,
         };
-        let exempt = user.is_in(UserInfo::MASTERS)
-            || matches!(&route, Route::Path(p) if authz::is_public(p));
+        let exempt = user.is_control_plane() || matches!(&route, Route::Path(p) if is_probe(p));
         let permit = if exempt {
             None
         } else {
@@ -126,20 +143,15 @@ impl Inner {
     ) -> Result<Response<Body>> {
         match route {
             Route::Path(path) => {
-                let verb = request.method().as_str().to_ascii_lowercase();
-                let action = Action::Path { verb: &verb, path: &path };
-                if !authz::allows(user, action) {
-                    return Err(action.refusal(user));
-                }
+                let action = Action::Path { verb: path_verb(request.method()), path: &path };
+                self.registry.access.check(user, action)?;
                 let (head, _) = request.into_parts();
                 self.document(&path, &query, &head).await
             }
             Route::Resource(info) => {
-                let action = Action::of(&info);
-                if !authz::allows(user, action) {
-                    return Err(action.refusal(user));
-                }
-                self.resource(user, info, query, request).await
+                let selected = Selected::of(&info, &query);
+                self.registry.access.check(user, Action::of(&info, &selected))?;
+                user.scope(self.resource(user, info, query, request)).await
             }
         }
     }
@@ -164,6 +176,12 @@ impl Inner {
                 Ok(respond::value(encoding, StatusCode::OK, &health::version()))
             }
             ["metrics"] => self.metrics.respond(&self.registry.store),
+            [".well-known", "openid-configuration"] => {
+                Ok(published("application/json", &self.issuer.configuration()))
+            }
+            ["openid", "v1", "jwks"] => {
+                Ok(published("application/jwk-set+json", &self.issuer.keys()))
+            }
             ["openapi", ..] => openapi::respond(self, trimmed, query, headers),
             [] => {
                 let encoding = negotiate::plain(headers);
@@ -186,25 +204,29 @@ fn holding(response: Response<Body>, what: impl Send + 'static) -> Response<Body
     })
 }
 
-/// `kubectl --as`: administrators may act as anybody (upstream `endpoints/filters/impersonation`).
-fn impersonated(user: UserInfo, headers: &HeaderMap) -> Result<UserInfo> {
-    let text = |value: &HeaderValue| value.to_str().map(str::to_owned).unwrap_or_default();
-    let Some(name) = headers.get("impersonate-user").map(text) else {
-        return match headers.contains_key("impersonate-group") {
-            true => Err(Status::bad_request("requested groups without impersonating a user name")),
-            false => Ok(user),
-        };
-    };
-    let action = Action::Resource {
-        verb: "impersonate",
-        group: "",
-        resource: "users",
-        subresource: "",
-        namespace: "",
-        name: &name,
-    };
-    if !authz::allows(&user, action) {
-        return Err(action.refusal(&user));
+/// Probes and the version wait for nobody.
+fn is_probe(path: &str) -> bool {
+    let first = path.trim_start_matches('/').split('/').next();
+    matches!(first, Some("healthz" | "livez" | "readyz" | "version"))
+}
+
+/// The verb of a request that is not on a resource. Whoever may read may also ask how long it would be.
+fn path_verb(method: &Method) -> &'static str {
+    match *method {
+        Method::GET | Method::HEAD => "get",
+        Method::POST => "post",
+        Method::PUT => "put",
+        Method::PATCH => "patch",
+        Method::DELETE => "delete",
+        Method::OPTIONS => "options",
+        _ => "other",
     }
-    Ok(UserInfo::new(name, headers.get_all("impersonate-group").iter().map(text)))
+}
+
+/// What the issuer of tokens publishes about itself; it changes only with its key.
+fn published(content_type: &'static str, value: &serde_json::Value) -> Response<Body> {
+    let mut response = respond::document(content_type, crate::encode::to_json(value));
+    let age = HeaderValue::from_static("public, max-age=3600");
+    response.headers_mut().insert(CACHE_CONTROL, age);
+    response
 }

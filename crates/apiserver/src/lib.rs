@@ -6,6 +6,8 @@
 //!
 //! Entry points: [`Server::new`], [`Server::service`] for callers in this process, [`Server::serve`] for TLS.
 
+mod admission;
+mod authn;
 mod authz;
 mod body;
 mod compress;
@@ -34,6 +36,7 @@ mod server;
 mod services;
 mod status;
 mod table;
+mod token;
 mod user;
 
 pub use error::Error;

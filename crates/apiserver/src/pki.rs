@@ -1,7 +1,7 @@
 //! The cluster's certificate authority: load it from a directory or make it, issue certificates, render kubeconfigs.
 //!
-//! Keys are ECDSA P-256. Files: `ca.crt` (0644) and `ca.key` (0600) in the directory (0700); nothing else is stored
-//! here. Issued pairs live where the caller puts them. Client certificates carry the user in CN and the group in O, as
+//! Keys are ECDSA P-256. Files: `ca.crt` (0644), `ca.key` and `sa.key` (0600), with which service account tokens are
+//! signed, in the directory (0700); nothing else is stored here. Issued pairs live where the caller puts them. Client certificates carry the user in CN and the group in O, as
 //! upstream's x509 authenticator reads them.
 
 use std::fs;
@@ -22,6 +22,7 @@ use crate::Error;
 pub struct Pki {
     certificate_pem: String,
     issuer: Issuer<'static, KeyPair>,
+    signing_key_pem: String,
 }
 
 /// A certificate with its private key, both PEM.
@@ -62,14 +63,17 @@ impl Pki {
             let certificate_pem = read(&crt)?;
             let key_pair = KeyPair::from_pem(&read(&key)?)?;
             let issuer = Issuer::from_ca_cert_pem(&certificate_pem, key_pair)?;
-            return Ok(Pki { certificate_pem, issuer });
+            let signing_key_pem = load_or_create_signing_key(dir)?;
+            return Ok(Pki { certificate_pem, issuer, signing_key_pem });
         }
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(dir)
             .map_err(|source| Error::File { path: dir.to_owned(), source })?;
-        let (pki, key_pem) = Pki::generate()?;
+        let (mut pki, key_pem) = Pki::generate()?;
+        // An authority is made anew after a crash; tokens are good as long as their key is there.
+        pki.signing_key_pem = load_or_create_signing_key(dir)?;
         // The key first: a crash between the two leaves a key without certificate, which is made anew.
         write_private(&key, &key_pem)?;
         write(&crt, &pki.certificate_pem, 0o644)?;
@@ -87,6 +91,11 @@ impl Pki {
     /// The authority's certificate, PEM.
     pub fn certificate_pem(&self) -> &str {
         &self.certificate_pem
+    }
+
+    /// The private key of service account tokens, PKCS#8, PEM.
+    pub(crate) fn signing_key_pem(&self) -> &str {
+        &self.signing_key_pem
     }
 
     /// Issues a certificate, valid for one year from now.
@@ -161,8 +170,22 @@ impl Pki {
         let key_pem = key.serialize_pem();
         let certificate_pem = params.self_signed(&key)?.pem();
         let issuer = Issuer::from_ca_cert_pem(&certificate_pem, key)?;
-        Ok((Pki { certificate_pem, issuer }, key_pem))
+        Ok((Pki { certificate_pem, issuer, signing_key_pem: new_key()? }, key_pem))
     }
+}
+
+fn new_key() -> Result<String, Error> {
+    Ok(KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?.serialize_pem())
+}
+
+fn load_or_create_signing_key(dir: &Path) -> Result<String, Error> {
+    let path = dir.join("sa.key");
+    if path.exists() {
+        return read(&path);
+    }
+    let key = new_key()?;
+    write_private(&path, &key)?;
+    Ok(key)
 }
 
 /// Writes a secret: mode 0600, whole or not at all (temporary file, then rename).
@@ -230,8 +253,11 @@ mod tests {
         let first = Pki::load_or_create(&at).unwrap();
         let second = Pki::load_or_create(&at).unwrap();
         assert_eq!(first.certificate_pem(), second.certificate_pem());
-        let mode = fs::metadata(at.join("ca.key")).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(first.signing_key_pem(), second.signing_key_pem());
+        for key in ["ca.key", "sa.key"] {
+            let mode = fs::metadata(at.join(key)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{key}");
+        }
         assert!(second.issue("x", Some("g"), &[], Usage::Client).is_ok());
     }
 

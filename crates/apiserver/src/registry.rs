@@ -20,6 +20,7 @@ mod update;
 mod watch;
 
 pub(crate) use apply::ApplyBody;
+pub(crate) use create::name_suffix;
 pub(crate) use delete::{DeleteOptions, Deleted};
 pub(crate) use list::ListPage;
 pub(crate) use managed::{Ownership, Writer};
@@ -32,6 +33,7 @@ use portolan_api::Kind;
 use portolan_store::{Op, Revision, Store, StoreError, Stored};
 use serde_json::Value;
 
+use crate::authz::Authorizer;
 use crate::encode::LineCache;
 use crate::query::DryRun;
 use crate::services::{Claim, ServiceAllocator};
@@ -42,6 +44,8 @@ pub(crate) struct Registry {
     pub(crate) store: Store,
     pub(crate) services: ServiceAllocator,
     pub(crate) lines: LineCache,
+    /// Who may do what to them.
+    pub(crate) access: Authorizer,
 }
 
 /// The object that a request is about.
@@ -87,7 +91,8 @@ impl Target {
 
 impl Registry {
     pub(crate) fn new(store: Store, services: ServiceAllocator) -> Registry {
-        Registry { store, services, lines: LineCache::default() }
+        let access = Authorizer::new(store.clone());
+        Registry { store, services, lines: LineCache::default(), access }
     }
 
     /// Reads one object.

@@ -291,6 +291,12 @@ impl FieldSelector {
         Some(name.as_str()).filter(|name| !name.is_empty())
     }
 
+    /// The one value that a field must have, if the selector says so.
+    pub(crate) fn exactly(&self, field: &str) -> Option<&str> {
+        let mut equal = self.0.iter().filter(|(f, c, _)| f == field && *c == Comparison::Equal);
+        equal.next().map(|(_, _, value)| value.as_str())
+    }
+
     /// Refuses fields that the kind cannot be selected by.
     pub(crate) fn check(&self, kind: &Kind) -> Result<()> {
         let own = own_fields(kind);

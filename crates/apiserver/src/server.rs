@@ -29,6 +29,7 @@ use crate::pki::Pki;
 use crate::registry::Registry;
 use crate::repair;
 use crate::services::ServiceAllocator;
+use crate::token::Issuer;
 use crate::{Error, UserInfo};
 
 /// What may go wrong while a body is read or written.
@@ -75,6 +76,8 @@ pub(crate) struct Inner {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) limits: Limits,
     pub(crate) nodes: NodeClient,
+    /// Signs service account tokens and checks them.
+    pub(crate) issuer: Issuer,
     pub(crate) documents: Documents,
     /// Cancelled when the server stops serving: watches end.
     pub(crate) stopping: CancellationToken,
@@ -104,12 +107,14 @@ impl Server {
         );
         let registry = Arc::new(Registry::new(config.store.clone(), services));
         let nodes = NodeClient::new(&config.pki)?;
+        let issuer = Issuer::new(config.pki.signing_key_pem())?;
         let inner = Arc::new(Inner {
             config,
             registry,
             metrics,
             limits: Limits::default(),
             nodes,
+            issuer,
             documents: Documents::default(),
             stopping: CancellationToken::new(),
         });

@@ -128,7 +128,7 @@ impl<K: Object> Kind<K> {
 
     /// Applies a JSON merge patch.
     pub(crate) async fn merge(&self, key: &Key, uid: &str, patch: &Value) -> Result<()> {
-        self.patch(key, uid, None, &Patch::Merge(patch)).await
+        self.patch(&self.client, key, uid, None, &Patch::Merge(patch)).await
     }
 
     /// Applies a strategic merge patch, to a subresource if named.
@@ -139,7 +139,19 @@ impl<K: Object> Kind<K> {
         subresource: Option<&str>,
         patch: &Value,
     ) -> Result<()> {
-        self.patch(key, uid, subresource, &Patch::Strategic(patch)).await
+        self.strategic_as(&self.client, key, uid, subresource, patch).await
+    }
+
+    /// As [`Self::strategic`], by another identity than the cache's own.
+    pub(crate) async fn strategic_as(
+        &self,
+        client: &kube::Client,
+        key: &Key,
+        uid: &str,
+        subresource: Option<&str>,
+        patch: &Value,
+    ) -> Result<()> {
+        self.patch(client, key, uid, subresource, &Patch::Strategic(patch)).await
     }
 
     /// Makes the status what it should be; writes nothing when it is so already.
@@ -153,11 +165,13 @@ impl<K: Object> Kind<K> {
         let new = serde_json::to_value(new).map_err(kube::Error::SerdeError)?;
         let Some(patch) = merge_patch(&old, &new) else { return Ok(()) };
         let patch = json!({ "metadata": { "uid": object.uid() }, "status": patch });
-        self.patch(&Key::of(object), object.uid(), Some("status"), &Patch::Merge(&patch)).await
+        let (key, uid) = (Key::of(object), object.uid());
+        self.patch(&self.client, &key, uid, Some("status"), &Patch::Merge(&patch)).await
     }
 
     async fn patch(
         &self,
+        client: &kube::Client,
         key: &Key,
         uid: &str,
         subresource: Option<&str>,
@@ -170,7 +184,7 @@ impl<K: Object> Kind<K> {
             None => path.patch(&key.name, &params, patch),
         }
         .map_err(kube::Error::BuildRequest)?;
-        let answer = self.client.request(request).await;
+        let answer = client.request(request).await;
         self.take(key, uid, answer)
     }
 

@@ -49,15 +49,31 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+/// As whom the API server is asked. Reading is shared: the controllers' caches serve the scheduler too.
+#[derive(Clone)]
+pub struct Clients {
+    /// Everything but the scheduler's writes, by custom `system:kube-controller-manager`.
+    pub controllers: kube::Client,
+    /// What the scheduler writes, by custom `system:kube-scheduler`.
+    pub scheduler: kube::Client,
+}
+
+impl From<kube::Client> for Clients {
+    /// One identity for all.
+    fn from(client: kube::Client) -> Clients {
+        Clients { scheduler: client.clone(), controllers: client }
+    }
+}
+
 /// Runs all controllers until `shutdown` is cancelled.
 ///
 /// `ready` fires once every cache has been filled and every worker runs. Returns early only for a
 /// configuration that cannot work or a bug; refused and failed API requests are retried.
 pub async fn run(
-    client: kube::Client,
+    clients: impl Into<Clients>,
     config: Config,
     ready: oneshot::Sender<()>,
     shutdown: CancellationToken,
 ) -> Result<()> {
-    start::run(client, config, Arc::new(SystemClock), ready, shutdown).await
+    start::run(clients.into(), config, Arc::new(SystemClock), ready, shutdown).await
 }

@@ -34,6 +34,8 @@ const NAME: &str = "default-scheduler";
 /// The scheduler.
 pub(crate) struct Scheduler {
     kinds: Arc<Kinds>,
+    /// As whom pods are bound.
+    client: kube::Client,
     recorder: Recorder,
     clock: Arc<dyn Clock>,
     queue: Arc<WorkQueue<Key>>,
@@ -50,6 +52,7 @@ struct State {
 impl Scheduler {
     pub(crate) fn new(
         kinds: &Arc<Kinds>,
+        client: kube::Client,
         recorder: &Recorder,
         clock: &Arc<dyn Clock>,
     ) -> Arc<Self> {
@@ -84,6 +87,7 @@ impl Scheduler {
         });
         Arc::new(Self {
             kinds: Arc::clone(kinds),
+            client,
             recorder: recorder.component(NAME),
             clock: Arc::clone(clock),
             queue,
@@ -109,7 +113,7 @@ impl Scheduler {
         let request = Request::new(Pod::url_path(&(), Some(pod.namespace())))
             .create_subresource("binding", pod.name(), &PostParams::default(), body)
             .map_err(kube::Error::BuildRequest)?;
-        self.kinds.client.request::<Value>(request).await?;
+        self.client.request::<Value>(request).await?;
         Ok(())
     }
 
@@ -130,7 +134,8 @@ impl Scheduler {
             "message": message,
             "lastTransitionTime": since.unwrap_or(now),
         }]}});
-        self.kinds.pods.strategic(&Key::of(pod), pod.uid(), Some("status"), &patch).await
+        let (pods, key) = (&self.kinds.pods, Key::of(pod));
+        pods.strategic_as(&self.client, &key, pod.uid(), Some("status"), &patch).await
     }
 }
 

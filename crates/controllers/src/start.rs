@@ -28,7 +28,7 @@ use crate::replicaset::ReplicaSets;
 use crate::scheduler::Scheduler;
 use crate::serviceaccount::NamespaceContents;
 use crate::statefulset::StatefulSets;
-use crate::{Config, Result, podgc};
+use crate::{Clients, Config, Result, podgc};
 
 /// Bindings in flight at most; each waits only for the API server.
 const BINDERS: usize = 16;
@@ -37,17 +37,21 @@ const BINDERS: usize = 16;
 const COLLECTORS: usize = 20;
 
 pub(crate) async fn run(
-    client: kube::Client,
+    clients: Clients,
     config: Config,
     clock: Arc<dyn Clock>,
     ready: oneshot::Sender<()>,
     shutdown: CancellationToken,
 ) -> Result<()> {
+    let Clients { controllers: client, scheduler: scheduler_client } = clients;
     let kinds = Arc::new(Kinds::new(&client));
     let stop = shutdown.child_token();
     let mut tasks = JoinSet::new();
     let (recorder, writer) =
         Recorder::new(client.clone(), "controllers", Arc::clone(&clock), stop.clone());
+    tasks.spawn(writer);
+    let (scheduler_recorder, writer) =
+        Recorder::new(scheduler_client.clone(), "scheduler", Arc::clone(&clock), stop.clone());
     tasks.spawn(writer);
 
     let namespaces = Namespaces::new(&kinds, &clock);
@@ -57,7 +61,7 @@ pub(crate) async fn run(
         NodeLifecycle::new(&kinds, &recorder, &clock, config.node_monitor_grace_period);
     let taint_eviction = TaintEviction::new(&kinds, &recorder, &clock);
     let contents = NamespaceContents::new(&kinds, &config.root_ca);
-    let scheduler = Scheduler::new(&kinds, &recorder, &clock);
+    let scheduler = Scheduler::new(&kinds, scheduler_client, &scheduler_recorder, &clock);
     let endpoint_slices = EndpointSlices::new(
         &kinds,
         &recorder,

@@ -137,6 +137,7 @@ impl Followed {
         Some(References {
             config_maps: seen(&mut self.config_maps)?,
             secrets: seen(&mut self.secrets)?,
+            ..References::default()
         })
     }
 

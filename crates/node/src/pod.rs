@@ -19,5 +19,6 @@ pub(crate) mod probe;
 pub(crate) mod quantity;
 pub(crate) mod record;
 pub(crate) mod status;
+pub(crate) mod tokens;
 pub(crate) mod volumes;
 pub(crate) mod worker;

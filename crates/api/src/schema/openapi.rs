@@ -109,9 +109,10 @@ fn gvk_of(component: &str) -> Option<Value> {
         {
             Some(json!([entry("authentication.k8s.io", "v1", short)]))
         }
-        "SelfSubjectAccessReview" | "SelfSubjectRulesReview" | "SubjectAccessReview" => {
-            Some(json!([entry("authorization.k8s.io", "v1", short)]))
-        }
+        "LocalSubjectAccessReview"
+        | "SelfSubjectAccessReview"
+        | "SelfSubjectRulesReview"
+        | "SubjectAccessReview" => Some(json!([entry("authorization.k8s.io", "v1", short)])),
         _ => None,
     }
 }

@@ -260,7 +260,7 @@ fn ownership_follows_upstreams_list_struct_and_map_types() {
     for (api_version, kind, object, expected) in cases {
         let schema = owned_type(kinds::by_kind(api_version, kind).unwrap());
         let set = field_set(schema, &object).unwrap();
-        assert_eq!(set, FieldSet::parse(&expected).unwrap(), "{kind}: {}", set.to_text());
+        assert_eq!(set, FieldSet::parse(&expected).unwrap(), "{kind}: {}", set.to_value());
     }
 }
 

@@ -269,6 +269,7 @@ pub(super) static ROOTS: &[((&str, &str), &[Register])] = &[
     (
         ("authorization.k8s.io", "v1"),
         &[
+            register::<authorization::LocalSubjectAccessReview>,
             register::<authorization::SelfSubjectAccessReview>,
             register::<authorization::SelfSubjectRulesReview>,
             register::<authorization::SubjectAccessReview>,

@@ -114,7 +114,7 @@ impl Inner {
         request: Request<Body>,
     ) -> Result<Response<Body>> {
         if matches!(info.group.as_str(), "authorization.k8s.io" | "authentication.k8s.io") {
-            return super::reviews::respond(user, &info, request).await;
+            return super::reviews::respond(self, user, &info, request).await;
         }
         let kind = kinds::by_resource(&info.group, &info.version, &info.resource)
             .ok_or_else(Status::unknown_path)?;
@@ -135,6 +135,9 @@ impl Inner {
                 | Subresource::Approval),
             ) => self.part(call, part).await,
             Some(Subresource::Scale) => self.scale(call).await,
+            Some(Subresource::Token) if call.info.verb == Verb::Create => {
+                self.token(user, call).await
+            }
             Some(other) => self.connect(call, other).await,
         }?;
         if kind.kind == "Endpoints" {

@@ -94,6 +94,7 @@ impl Registry {
         };
         let stored_kind = convert::stored_kind(kind);
         strategy::complete(stored_kind, &mut object);
+        self.admit_create(kind, namespace, &mut object).await?;
         let claim = self.services.begin(stored_kind, &mut object, None, dry_run)?;
         let causes = validate_create(stored_kind, &object);
         if !causes.is_empty() {
@@ -145,11 +146,15 @@ fn generated(prefix: &str) -> String {
     while !prefix.is_char_boundary(end) {
         end -= 1;
     }
-    let mut name = prefix[..end].to_owned();
-    for _ in 0..SUFFIX_LENGTH {
+    prefix[..end].to_owned() + &name_suffix()
+}
+
+/// What makes a name the server chooses unlike others.
+pub(crate) fn name_suffix() -> String {
+    let letter = |_| {
         let at = random_below(SUFFIX_ALPHABET.len() as u64);
         let at = usize::try_from(at).expect("below the alphabet's length");
-        name.push(char::from(SUFFIX_ALPHABET[at]));
-    }
-    name
+        char::from(SUFFIX_ALPHABET[at])
+    };
+    (0..SUFFIX_LENGTH).map(letter).collect()
 }

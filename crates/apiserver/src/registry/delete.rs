@@ -144,6 +144,7 @@ impl Registry {
             attempts += 1;
             let current = self.get(target, None)?;
             check_preconditions(target, &current, options)?;
+            self.admit_delete(target, &current.value)?;
             match self.delete_current(target, &current, options).await {
                 Err(status)
                     if is_race(&status)

@@ -153,6 +153,7 @@ impl Registry {
         defaults(kind, new);
         managed::track(kind, part, ownership, old, new, sent);
         strategy::prepare_for_update(kind, part, new, old);
+        self.admit_update(target, part, new, old)?;
         certificates::date_conditions(kind, part, new, old, Timestamp::now());
         let claim = match part {
             None => self.services.begin(kind, new, Some(old), dry_run)?,

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Weak;
 use std::time::Duration;
 
-use futures::future::select_all;
+use futures::future::{select_all, try_join_all};
 use ipnet::IpNet;
 use portolan_api::Kind;
 use portolan_api::kinds;
@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::Inner;
 use crate::Error;
+use crate::authz;
 use crate::query::DryRun;
 use crate::registry::{Ownership, SYSTEM_NAMESPACES, Target, Writer, namespace_kind};
 use crate::repair;
@@ -108,7 +109,27 @@ impl Inner {
             });
             self.ensure(kind("scheduling.k8s.io/v1", "PriorityClass"), None, name, class).await?;
         }
+        self.bootstrap_policy().await?;
         self.ensure_default_service().await
+    }
+
+    /// Writes the roles and bindings that a cluster begins with, as far as their kinds are served; those that are there
+    /// stay as somebody may have changed them.
+    async fn bootstrap_policy(&self) -> Result<(), Error> {
+        let writes = authz::bootstrap_objects().into_iter().filter_map(|object| {
+            let text = |value: &Value| value.as_str().unwrap_or("").to_owned();
+            let kind = kinds::by_kind(&text(&object["apiVersion"]), &text(&object["kind"]))?;
+            let key = kind.key(None, &text(&object["metadata"]["name"]));
+            let missing = self.registry.store.get(&key).is_none();
+            missing.then(|| {
+                let ownership = &Ownership::Server;
+                self.registry.create(kind, None, object, ownership, DryRun::Off)
+            })
+        });
+        match try_join_all(writes).await {
+            Ok(_) => Ok(()),
+            Err(Status { message, .. }) => Err(Error::Store(message)),
+        }
     }
 
     /// `default/kubernetes` with what makes it lead here.

@@ -195,6 +195,7 @@ async fn pods_namespaces_and_secrets_come_and_go() {
     let data = "get secret s -n team -o jsonpath={.data.a}";
     assert_eq!(k.run(data).await, "Yg==");
     k.run("create configmap c -n team --from-literal=a=b").await;
+    k.run("create serviceaccount default -n team").await;
     assert_eq!(k.run("run p -n team --image=nginx --port=80").await, "pod/p created\n");
     let pods = k.run("get pods -n team").await;
     assert_eq!(cells(&pods)[1][..4], ["p", "0/1", "Pending", "0"]);

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a failing helper fails its test")]
 #![expect(clippy::print_stdout, reason = "skipped tests say so")]
 
+mod access;
 mod apply;
 mod bad_input;
 mod cases;

@@ -82,7 +82,9 @@ pub(crate) async fn refused(cidrs: &[&str]) -> String {
 async fn start_with_cidrs(dir: TempDir, options: Options, cidrs: &[&str]) -> Fixture {
     let pki = Arc::new(Pki::ephemeral().unwrap());
     let server = Server::new(config(&dir, &pki, options, cidrs)).await.unwrap();
-    Fixture { server, pki, dir }
+    let fixture = Fixture { server, pki, dir };
+    fixture.account("default", "default").await;
+    fixture
 }
 
 fn config(dir: &TempDir, pki: &Arc<Pki>, options: Options, cidrs: &[&str]) -> Config {
@@ -98,6 +100,18 @@ fn config(dir: &TempDir, pki: &Arc<Pki>, options: Options, cidrs: &[&str]) -> Co
 impl Fixture {
     pub(crate) fn client(&self) -> kube::Client {
         kube::Client::new(self.server.service(UserInfo::admin()), "default")
+    }
+
+    /// Makes a ServiceAccount, as a controller does for `default`; or leaves the one from an earlier run.
+    pub(crate) async fn account(&self, namespace: &str, name: &str) {
+        let uri = format!("/api/v1/namespaces/{namespace}/serviceaccounts");
+        let account = json!({
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "metadata": {"name": name},
+        });
+        let answer = self.post(&uri, account).await;
+        assert!(matches!(answer.code, 201 | 409), "{}", answer.body);
     }
 
     /// Sends a request as the administrator.

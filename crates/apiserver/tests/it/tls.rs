@@ -51,6 +51,11 @@ pub(crate) fn connector(ca: &Pki, client: Option<&Pair>, alpn: &[&[u8]]) -> TlsC
     TlsConnector::from(Arc::new(config))
 }
 
+/// A name of the server's certificate.
+pub(crate) fn server_name() -> ServerName<'static> {
+    ServerName::try_from("kubernetes.default.svc").unwrap()
+}
+
 /// A connection to the server.
 pub(crate) async fn connect(
     to: &Listening,
@@ -62,8 +67,7 @@ pub(crate) async fn connect(
 
 async fn get(at: SocketAddr, connector: &TlsConnector, path: &str) -> (u16, Value) {
     let stream = TcpStream::connect(at).await.unwrap();
-    let name = ServerName::try_from("kubernetes.default.svc").unwrap();
-    let stream = connector.connect(name, stream).await.unwrap();
+    let stream = connector.connect(server_name(), stream).await.unwrap();
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let stream = TokioIo::new(stream);
     let request = Request::get(format!("https://kubernetes{path}"))
@@ -130,7 +134,8 @@ async fn a_certificate_names_its_user_and_group_over_both_http_versions() {
     }
     let node = t.pki.issue("system:node:n1", Some("system:nodes"), &[], Usage::Client).unwrap();
     let connector = connector(&t.pki, Some(&node), &[]);
-    assert_eq!(get(server.address, &connector, "/api/v1/pods").await.0, 200);
+    let pods = "/api/v1/pods?fieldSelector=spec.nodeName%3Dn1";
+    assert_eq!(get(server.address, &connector, pods).await.0, 200);
     let path = "/apis/apps/v1/deployments";
     let (code, status) = get(server.address, &connector, path).await;
     assert_eq!(code, 403);

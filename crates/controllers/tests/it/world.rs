@@ -17,7 +17,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, Resource, ResourceExt};
 use portolan_apiserver::pki::{Pki, Usage};
 use portolan_apiserver::{Server, UserInfo};
-use portolan_controllers::Config;
+use portolan_controllers::{Clients, Config};
 use portolan_store::{Options, Store};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -33,10 +33,10 @@ struct Controllers {
 }
 
 impl Controllers {
-    async fn start(client: &Client, config: Config) -> Self {
+    async fn start(clients: &Clients, config: Config) -> Self {
         let stop = CancellationToken::new();
         let (ready, is_ready) = oneshot::channel();
-        let run = portolan_controllers::run(client.clone(), config, ready, stop.clone());
+        let run = portolan_controllers::run(clients.clone(), config, ready, stop.clone());
         let task = tokio::spawn(run);
         tokio::time::timeout(PATIENCE, is_ready).await.unwrap().unwrap();
         Self { stop, task }
@@ -55,7 +55,9 @@ pub(crate) fn config() -> Config {
 
 /// A cluster without machines.
 pub(crate) struct World {
+    /// The administrator's.
     pub(crate) client: Client,
+    clients: Clients,
     stop: CancellationToken,
     controllers: Controllers,
     server: Server,
@@ -87,11 +89,15 @@ impl World {
         })
         .await
         .unwrap();
-        let user = UserInfo::component("system:kube-controller-manager");
-        let client = Client::new(server.service(user), "default");
+        let client = |user| Client::new(server.service(user), "default");
+        let clients = Clients {
+            controllers: client(UserInfo::component("system:kube-controller-manager")),
+            scheduler: client(UserInfo::component("system:kube-scheduler")),
+        };
+        let client = client(UserInfo::admin());
         let stop = CancellationToken::new();
-        let controllers = Controllers::start(&client, config).await;
-        Self { client, stop, controllers, server, pki, dir }
+        let controllers = Controllers::start(&clients, config).await;
+        Self { client, clients, stop, controllers, server, pki, dir }
     }
 
     /// Adds ready nodes, and a stand-in for their agents: pods placed on them run and are ready
@@ -140,7 +146,7 @@ impl World {
     /// Ends the controllers and starts them anew on what is there.
     pub(crate) async fn restart_controllers(mut self) -> Self {
         self.controllers.stop().await;
-        self.controllers = Controllers::start(&self.client, config()).await;
+        self.controllers = Controllers::start(&self.clients, config()).await;
         self
     }
 }

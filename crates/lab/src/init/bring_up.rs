@@ -122,8 +122,12 @@ impl Lab {
         let client = |component: &str| {
             Client::new(server.service(UserInfo::component(component)), "default")
         };
-        let lab_client = client("portolan");
-        self.start_controllers(client("system:kube-controller-manager"), &pki);
+        let lab_client = client("portolan:lab");
+        let clients = portolan_controllers::Clients {
+            controllers: client("system:kube-controller-manager"),
+            scheduler: client("system:kube-scheduler"),
+        };
+        self.start_controllers(clients, &pki);
         kube_system::reset_nodes(&lab_client, config).await?;
         let observed = Observed::start(&lab_client, &self.plane);
         self.plane_tasks.spawn(pod_routes::keep(
@@ -151,7 +155,7 @@ impl Lab {
             self.agents.clone(),
         ));
         let mode = if self.boot.proxy_mode_given { Asked::Explicitly } else { Asked::ByDefault };
-        kube_system::apply_proxy(&lab_client, config, mode, &pki).await?;
+        kube_system::apply_proxy(&lab_client, config, mode).await?;
         let (up, is_up) = oneshot::channel();
         let names = config.node_names().collect();
         self.plane_tasks.spawn(readiness::keep(
@@ -248,7 +252,7 @@ impl Lab {
         Ok(nodes.into_iter().map(|(_, node)| node).collect())
     }
 
-    fn start_controllers(&self, client: Client, pki: &Pki) {
+    fn start_controllers(&self, clients: portolan_controllers::Clients, pki: &Pki) {
         self.board.starting("controllers");
         let config = portolan_controllers::Config::new(
             self.boot.config.cluster_cidr.iter(),
@@ -257,7 +261,7 @@ impl Lab {
         let (ready, is_ready) = oneshot::channel();
         let (board, shutdown) = (self.board.clone(), self.plane.clone());
         self.plane_tasks.spawn(async move {
-            let run = portolan_controllers::run(client, config, ready, shutdown);
+            let run = portolan_controllers::run(clients, config, ready, shutdown);
             let told = async {
                 if is_ready.await.is_ok() {
                     board.ready("controllers", "");

@@ -1,15 +1,13 @@
 //! The cluster's own objects that the lab writes through the API: kube-proxy's, as kubeadm has them.
 //!
 //! What a user may edit (the ConfigMap, the DaemonSet) is made once and then left alone, but for
-//! what the arguments of `up` decide. Credentials and addresses are written at each start.
+//! what the arguments of `up` decide. Addresses are written at each start. The proxy has no
+//! credentials of its own: it is the service account `kube-proxy`, whose token its pod is given.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::{ConfigMap, Node, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, ServiceAccount};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
-use portolan_apiserver::pki::{Pki, Usage};
 use serde_json::{Value, json};
 
 use super::agents::server_url;
@@ -28,21 +26,20 @@ pub(super) enum Asked {
 
 const NAMESPACE: &str = "kube-system";
 
-/// Writes kube-proxy's ConfigMap, Secret and DaemonSet.
+/// Writes kube-proxy's ServiceAccount, ConfigMap and DaemonSet.
 pub(super) async fn apply_proxy(
     client: &Client,
     config: &Config,
     mode: Asked,
-    pki: &Pki,
 ) -> Result<(), LabError> {
-    let secrets: Api<Secret> = Api::namespaced(client.clone(), NAMESPACE);
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), NAMESPACE);
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), NAMESPACE);
     let sets: Api<DaemonSet> = Api::namespaced(client.clone(), NAMESPACE);
-    let secret = proxy_secret(pki)?;
+    let account = proxy_account();
     let existing = maps.get_opt("kube-proxy").await.map_err(api("ConfigMap kube-proxy"))?;
     let map = proxy_config_map(config, mode, existing.as_ref());
     tokio::try_join!(
-        ensure(&secrets, "kube-proxy-client", secret, Existing::Merge),
+        ensure(&accounts, "kube-proxy", account, Existing::Keep),
         ensure(&maps, "kube-proxy", map, Existing::Merge),
     )?;
     ensure(&sets, "kube-proxy", proxy_daemon_set(), Existing::Keep).await
@@ -116,21 +113,12 @@ fn api(what: impl Into<String>) -> impl FnOnce(kube::Error) -> LabError {
     move |source| LabError::Api { what, source: Box::new(source) }
 }
 
-fn proxy_secret(pki: &Pki) -> Result<Value, LabError> {
-    let pair = pki
-        .issue("system:kube-proxy", Some("system:node-proxier"), &[], Usage::Client)
-        .map_err(LabError::ApiServer)?;
-    Ok(json!({
+fn proxy_account() -> Value {
+    json!({
         "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {"name": "kube-proxy-client", "namespace": NAMESPACE, "labels": {"app": "kube-proxy"}},
-        "type": "kubernetes.io/tls",
-        "data": {
-            "ca.crt": BASE64.encode(pki.certificate_pem()),
-            "tls.crt": BASE64.encode(pair.certificate_pem),
-            "tls.key": BASE64.encode(pair.key_pem),
-        },
-    }))
+        "kind": "ServiceAccount",
+        "metadata": {"name": "kube-proxy", "namespace": NAMESPACE, "labels": {"app": "kube-proxy"}},
+    })
 }
 
 fn proxy_config_map(config: &Config, mode: Asked, existing: Option<&ConfigMap>) -> Value {
@@ -227,7 +215,7 @@ apiVersion: v1
 kind: Config
 clusters:
 - cluster:
-    certificate-authority: /var/lib/kube-proxy-client/ca.crt
+    certificate-authority: /var/run/secrets/kubernetes.io/serviceaccount/ca.crt
     server: {}
   name: default
 contexts:
@@ -240,8 +228,7 @@ current-context: default
 users:
 - name: default
   user:
-    client-certificate: /var/lib/kube-proxy-client/tls.crt
-    client-key: /var/lib/kube-proxy-client/tls.key
+    tokenFile: /var/run/secrets/kubernetes.io/serviceaccount/token
 ",
         server_url(config)
     )
@@ -259,6 +246,7 @@ fn proxy_daemon_set() -> Value {
                 "metadata": {"labels": {"k8s-app": "kube-proxy"}},
                 "spec": {
                     "priorityClassName": "system-node-critical",
+                    "serviceAccountName": "kube-proxy",
                     "hostNetwork": true,
                     "nodeSelector": {"kubernetes.io/os": "linux"},
                     "tolerations": [{"operator": "Exists"}],
@@ -278,12 +266,10 @@ fn proxy_daemon_set() -> Value {
                         "securityContext": {"privileged": true},
                         "volumeMounts": [
                             {"name": "kube-proxy", "mountPath": "/var/lib/kube-proxy"},
-                            {"name": "client", "mountPath": "/var/lib/kube-proxy-client", "readOnly": true},
                         ],
                     }],
                     "volumes": [
                         {"name": "kube-proxy", "configMap": {"name": "kube-proxy"}},
-                        {"name": "client", "secret": {"secretName": "kube-proxy-client"}},
                     ],
                 },
             },

@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, Pod, Secret, Serv
 
 use super::expand::expand;
 use super::fields::{self, Facts};
+use super::tokens::{Known, Purpose};
 
 /// The objects that a pod refers to, by name; a name that is known to be missing is None.
 #[derive(Debug, Clone, Default)]
@@ -17,6 +18,8 @@ pub(crate) struct References {
     pub(crate) config_maps: BTreeMap<String, Option<ConfigMap>>,
     /// Secrets of the Pod's namespace.
     pub(crate) secrets: BTreeMap<String, Option<Secret>>,
+    /// Tokens of the Pod's service account.
+    pub(crate) tokens: BTreeMap<Purpose, Known>,
 }
 
 impl References {
@@ -30,6 +33,15 @@ impl References {
     pub(crate) fn secret(&self, name: &str) -> Result<&Secret, String> {
         let found = self.secrets.get(name).and_then(Option::as_ref);
         found.ok_or_else(|| format!("secret {name:?} not found"))
+    }
+
+    /// A token, or kubelet's message that there is none.
+    pub(crate) fn token(&self, purpose: &Purpose) -> Result<&str, String> {
+        match self.tokens.get(purpose) {
+            Some(Ok(token)) => Ok(token),
+            Some(Err(why)) => Err(format!("failed to fetch token: {why}")),
+            None => Err("failed to fetch token: nobody asked for it".to_owned()),
+        }
     }
 }
 

@@ -1,5 +1,5 @@
 //! What a volume of files holds: ConfigMaps, Secrets, the downward API, and projections of
-//! them, as paths with contents and modes. Pure.
+//! them and of service account tokens, as paths with contents and modes. Pure.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path};
@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{
 
 use super::env::References;
 use super::fields::{self, Facts};
+use super::tokens::Purpose;
 
 /// A file's contents and permission bits.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,29 +27,20 @@ const DEFAULT_MODE: i32 = 0o644;
 /// All files of one volume together; an API object is smaller than this.
 const MOST_BYTES: usize = 16 << 20;
 
-/// What went wrong, or was left out on purpose.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Projected {
-    /// Complete.
-    Whole(Payload),
-    /// Without service account tokens, which this node does not issue.
-    WithoutToken(Payload),
-}
-
 /// The files of a volume, if it is one of files; else None. The error is FailedMount's text.
 pub(crate) fn payload(
     pod: &Pod,
     facts: &Facts,
     references: &References,
     volume: &Volume,
-) -> Option<Result<Projected, String>> {
+) -> Option<Result<Payload, String>> {
     if let Some(source) = &volume.config_map {
         let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
         let mut files = Payload::new();
         let found = references.config_map(&source.name);
         let items = source.items.as_deref();
         let done = config_map(found, source.optional, items, mode, &mut files);
-        return Some(done.and_then(|()| checked(files)).map(Projected::Whole));
+        return Some(done.and_then(|()| checked(files)));
     }
     if let Some(source) = &volume.secret {
         let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
@@ -57,26 +49,24 @@ pub(crate) fn payload(
         let found = references.secret(name);
         let items = source.items.as_deref();
         let done = secret(found, source.optional, items, mode, &mut files);
-        return Some(done.and_then(|()| checked(files)).map(Projected::Whole));
+        return Some(done.and_then(|()| checked(files)));
     }
     if let Some(source) = &volume.downward_api {
         let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
         let mut files = Payload::new();
         let items = source.items.as_deref().unwrap_or_default();
         let done = downward(pod, facts, items, mode, &mut files);
-        return Some(done.and_then(|()| checked(files)).map(Projected::Whole));
+        return Some(done.and_then(|()| checked(files)));
     }
     let projected = volume.projected.as_ref()?;
     let mode = projected.default_mode.unwrap_or(DEFAULT_MODE);
     let mut files = Payload::new();
-    let mut token = false;
     for source in projected.sources.iter().flatten() {
-        token |= source.service_account_token.is_some();
         if let Err(message) = projection(pod, facts, references, source, mode, &mut files) {
             return Some(Err(message));
         }
     }
-    Some(checked(files).map(if token { Projected::WithoutToken } else { Projected::Whole }))
+    Some(checked(files))
 }
 
 fn projection(
@@ -98,8 +88,15 @@ fn projection(
     if let Some(source) = &source.downward_api {
         downward(pod, facts, source.items.as_deref().unwrap_or_default(), mode, files)?;
     }
+    if let Some(source) = &source.service_account_token {
+        let purpose = Purpose::new(source.audience.as_deref(), source.expiration_seconds);
+        add(files, &source.path, references.token(&purpose)?.into(), mode)?;
+    }
     if source.cluster_trust_bundle.is_some() || source.pod_certificate.is_some() {
-        return Err("projected volumes hold configMap, secret and downwardAPI only".to_owned());
+        return Err(
+            "projected volumes hold configMap, secret, downwardAPI and serviceAccountToken only"
+                .to_owned(),
+        );
     }
     Ok(())
 }
@@ -242,10 +239,15 @@ mod tests {
         References {
             config_maps: [("map".to_owned(), Some(map))].into(),
             secrets: [("secret".to_owned(), Some(secret))].into(),
+            tokens: [
+                (Purpose::new(None, None), Ok("for the API server".to_owned())),
+                (Purpose::new(Some("vault"), Some(600)), Err("forbidden".to_owned())),
+            ]
+            .into(),
         }
     }
 
-    fn made(volume: &Volume) -> Result<Projected, String> {
+    fn made(volume: &Volume) -> Result<Payload, String> {
         let mut pod = Pod::default();
         pod.metadata.name = Some("web".into());
         payload(&pod, &Facts::default(), &references(), volume).unwrap()
@@ -266,12 +268,8 @@ mod tests {
     }
 
     fn whole(volume: &Volume) -> Vec<(String, Vec<u8>, u32)> {
-        match made(volume).unwrap() {
-            Projected::Whole(files) => {
-                files.into_iter().map(|(path, entry)| (path, entry.bytes, entry.mode)).collect()
-            }
-            other => panic!("{other:?}"),
-        }
+        let files = made(volume).unwrap().into_iter();
+        files.map(|(path, entry)| (path, entry.bytes, entry.mode)).collect()
     }
 
     #[test]
@@ -315,24 +313,43 @@ mod tests {
         assert!(made(&both).is_err());
     }
 
+    fn projected(sources: Vec<VolumeProjection>) -> Volume {
+        let projected = ProjectedVolumeSource { sources: Some(sources), default_mode: None };
+        Volume { projected: Some(projected), ..Volume::default() }
+    }
+
+    fn token(audience: Option<&str>, expiration_seconds: Option<i64>) -> VolumeProjection {
+        let token = ServiceAccountTokenProjection {
+            audience: audience.map(str::to_owned),
+            expiration_seconds,
+            path: "token".into(),
+        };
+        VolumeProjection { service_account_token: Some(token), ..VolumeProjection::default() }
+    }
+
     #[test]
-    fn a_projection_joins_its_sources_and_tells_of_the_token_it_lacks() {
+    fn a_projection_joins_its_sources() {
         let map = ConfigMapProjection {
             name: "map".into(),
             items: Some(vec![item("a", "a", None)]),
             optional: None,
         };
         let secret = SecretProjection { name: "secret".into(), items: None, optional: None };
-        let token = ServiceAccountTokenProjection { path: "token".into(), ..Default::default() };
-        let sources = vec![
+        let volume = projected(vec![
             VolumeProjection { config_map: Some(map), ..VolumeProjection::default() },
             VolumeProjection { secret: Some(secret), ..VolumeProjection::default() },
-            VolumeProjection { service_account_token: Some(token), ..VolumeProjection::default() },
-        ];
-        let projected = ProjectedVolumeSource { sources: Some(sources), default_mode: None };
-        let volume = Volume { projected: Some(projected), ..Volume::default() };
-        let Projected::WithoutToken(files) = made(&volume).unwrap() else { panic!() };
-        assert_eq!(files.keys().collect::<Vec<_>>(), ["a", "key"]);
+            token(None, Some(3600)),
+        ]);
+        let files = whole(&volume);
+        assert_eq!(files.iter().map(|file| &*file.0).collect::<Vec<_>>(), ["a", "key", "token"]);
+        assert_eq!((&*files[2].1, files[2].2), (&b"for the API server"[..], 0o644));
+    }
+
+    #[test]
+    fn without_its_token_there_is_no_projection() {
+        let refused = made(&projected(vec![token(Some("vault"), Some(600))]));
+        assert_eq!(refused.unwrap_err(), "failed to fetch token: forbidden");
+        assert!(made(&projected(vec![token(Some("vault"), Some(601))])).is_err());
     }
 
     #[test]

@@ -11,16 +11,9 @@ use super::atomic::{self, Written};
 use super::env::References;
 use super::expand::expand;
 use super::fields::Facts;
-use super::payload::{Projected, payload};
+use super::payload::payload;
 use super::quantity;
 use crate::shim::protocol::{MountKind, MountSpec};
-
-/// Something a user should know about a volume that nevertheless works.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Remark {
-    /// The projection asks for a token, which this node does not issue.
-    NoToken(String),
-}
 
 /// Where the volume is on the node.
 pub(crate) fn place(directory: &Path, volume: &Volume) -> PathBuf {
@@ -54,29 +47,23 @@ pub(crate) fn prepare(
     facts: &Facts,
     references: &References,
     volume: &Volume,
-) -> Result<(Written, Option<Remark>), String> {
+) -> Result<Written, String> {
     let place = place(directory, volume);
     let told = |error: io::Error| format!("{}: {error}", place.display());
     if let Some(source) = &volume.host_path {
         host_path(source, private_dirs)?;
-        return Ok((Written::Unchanged, None));
+        return Ok(Written::Unchanged);
     }
     if volume.empty_dir.is_some() {
         if !place.is_dir() {
             fs::create_dir_all(&place).map_err(told)?;
             fs::set_permissions(&place, fs::Permissions::from_mode(0o777)).map_err(told)?;
         }
-        return Ok((Written::Unchanged, None));
+        return Ok(Written::Unchanged);
     }
-    let (files, remark) = match payload(pod, facts, references, volume) {
-        None => return Err("its type is not supported".to_owned()),
-        Some(Err(message)) => return Err(message),
-        Some(Ok(Projected::Whole(files))) => (files, None),
-        Some(Ok(Projected::WithoutToken(files))) => {
-            (files, Some(Remark::NoToken(volume.name.clone())))
-        }
-    };
-    Ok((atomic::write(&place, &files).map_err(told)?, remark))
+    let files = payload(pod, facts, references, volume)
+        .unwrap_or_else(|| Err("its type is not supported".to_owned()))?;
+    atomic::write(&place, &files).map_err(told)
 }
 
 /// Whether a host path is the node's own, so that pods may write to it.

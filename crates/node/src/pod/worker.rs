@@ -16,6 +16,7 @@ mod report;
 mod setup;
 mod start;
 mod stop;
+mod tokens;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -32,6 +33,7 @@ use super::backoff::Backoff;
 use super::env::References;
 use super::probe::{Kind, Verdict};
 use super::record::{self, Record, State, Terminated};
+use super::tokens::{Purpose, Token, Tokens};
 use crate::Addresses;
 use crate::node::{Node, Services};
 use crate::objects::Followed;
@@ -67,6 +69,10 @@ enum Done {
     /// A stop has done all it could; the container's end comes from the shim.
     Stopped,
     SandboxGone,
+    Token {
+        purpose: Purpose,
+        answer: Result<Token, String>,
+    },
     Deleted(Result<(), kube::Error>),
 }
 
@@ -147,6 +153,7 @@ pub(crate) struct Worker {
     followed: Followed,
     references: Arc<References>,
     volumes: setup::Volumes,
+    tokens: Tokens,
     goal: Goal,
     /// Until when a stopping container may take; shared with the jobs that stop.
     deadline: watch::Sender<Instant>,
@@ -158,7 +165,6 @@ pub(crate) struct Worker {
     start_time: Timestamp,
     status: PodStatus,
     reporter: Reporter,
-    remarks: std::collections::HashSet<&'static str>,
 }
 
 impl Worker {
@@ -207,6 +213,7 @@ impl Worker {
             followed: node.objects.follow(&key.namespace, &spec),
             reporter: Reporter::start(node.client.clone(), &key, &uid, status.clone()),
             slots: records.iter().map(slot).collect(),
+            tokens: Tokens::new(&spec),
             node,
             pod,
             spec,
@@ -233,7 +240,6 @@ impl Worker {
             delete_retry: None,
             start_time,
             status,
-            remarks: std::collections::HashSet::new(),
         };
         (worker, sender)
     }
@@ -383,6 +389,7 @@ impl Worker {
                 self.sandbox = SandboxState::None;
                 self.is_stopped = true;
             }
+            Done::Token { purpose, answer } => self.token_answered(&purpose, answer),
             Done::Deleted(Ok(())) => self.deletion = Deletion::Done,
             Done::Deleted(Err(kube::Error::Api(status))) if [404, 409].contains(&status.code) => {
                 // Gone already, or another Pod of the same name.

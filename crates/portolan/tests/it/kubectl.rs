@@ -5,6 +5,7 @@
 //! user's. Clients inside the lab are `portolan shell`; nothing on the host ever addresses a
 //! cluster's, pod's or node's IP, only 127.0.0.1.
 
+mod access;
 mod cluster;
 mod families;
 mod objects;
@@ -55,6 +56,8 @@ for_both_users! {
         => streams::processes_are_reached;
     objects_are_kept_as_kubectl_expects_as_root, objects_are_kept_as_kubectl_expects_as_an_ordinary_user
         => objects::objects_are_kept;
+    pods_use_the_api_as_their_account_as_root, pods_use_the_api_as_their_account_as_an_ordinary_user
+        => access::pods_use_the_api_as_their_account;
 }
 
 #[test]

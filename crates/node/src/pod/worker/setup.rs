@@ -19,7 +19,7 @@ use crate::node::Node;
 use crate::pod::fields::Facts;
 use crate::pod::hosts::{self, ClusterDns, Names, Resolver};
 use crate::pod::record::{self, Role, State, lost};
-use crate::pod::volumes::{self, Remark};
+use crate::pod::volumes;
 use crate::recorder::Severity;
 use crate::runtime::ContainerPhase;
 use crate::runtime::sandbox::Sandbox;
@@ -198,6 +198,7 @@ impl Worker {
 
     /// Brings the volumes to what the Pod and its references say.
     pub(super) fn prepare_volumes(&mut self, wake: &mut Option<Instant>) {
+        self.ask_for_tokens(wake);
         if self.volumes.is_ready && !self.volumes.is_stale {
             return;
         }
@@ -209,20 +210,19 @@ impl Worker {
             return;
         }
         // What is not known yet announces itself by a change.
-        let Some(references) = self.followed.references() else { return };
+        let Some(tokens) = self.tokens.known() else { return };
+        let Some(mut references) = self.followed.references() else { return };
+        references.tokens = tokens;
         self.references = Arc::new(references);
         self.volumes.is_stale = false;
         let facts = self.facts();
         let mut failed = false;
-        let mut tokenless = false;
         for volume in self.spec.volumes.iter().flatten() {
             let private = &self.node.options.private_dirs;
             let references = &self.references;
             let directory = &self.directory;
             match volumes::prepare(&self.pod, directory, private, &facts, references, volume) {
-                Ok((_, remark)) => {
-                    tokenless |= matches!(remark, Some(Remark::NoToken(_)));
-                }
+                Ok(_) => {}
                 Err(message) => {
                     failed = true;
                     let name = &volume.name;
@@ -231,12 +231,6 @@ impl Worker {
                     self.event(None, Severity::Warning, "FailedMount", message);
                 }
             }
-        }
-        if tokenless {
-            self.remark(
-                "NoServiceAccountToken",
-                "This node issues no service account tokens: the projected token file is absent",
-            );
         }
         if failed {
             let wait = Duration::from_millis(500) * 2_u32.pow(self.volumes.failures.min(8));
@@ -247,13 +241,6 @@ impl Worker {
         } else {
             self.volumes.is_ready = true;
             self.volumes.failures = 0;
-        }
-    }
-
-    /// A warning that is given once for each pod.
-    pub(super) fn remark(&mut self, reason: &'static str, message: &str) {
-        if self.remarks.insert(reason) {
-            self.event(None, Severity::Warning, reason, message);
         }
     }
 

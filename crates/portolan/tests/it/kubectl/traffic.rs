@@ -24,6 +24,8 @@ pub(crate) fn services_carry_traffic(cluster: &Cluster) {
         all_answer(cluster, &ways, replicas, 100);
     }
     cluster.run(&["scale", "deployment/nginx", "--replicas=0"]);
+    // A pod that is going may leave a connection without an answer; one that is gone may not.
+    cluster.run(&["wait", "--for=delete", "pod", "--selector=app=nginx", "--timeout=60s"]);
     for (name, from, address) in &ways {
         all_are_refused(cluster, name, from, address);
     }
