@@ -11,7 +11,7 @@ use portolan_api::kinds::Subresource;
 use serde_json::Value;
 
 use crate::UserInfo;
-use crate::authz;
+use crate::authz::{self, Action, Attributes};
 use crate::registry::{Registry, Target};
 use crate::status::Result;
 
@@ -44,6 +44,23 @@ impl Registry {
             authz::check_escalation(&self.access, &user, kind.kind, object, None)?;
         }
         Ok(())
+    }
+
+    /// Refuses to make an object by a request that was allowed to change it only.
+    ///
+    /// # Errors
+    /// 403.
+    pub(crate) fn check_creation(&self, target: &Target) -> Result<()> {
+        let Some(user) = UserInfo::of_request() else { return Ok(()) };
+        let action = Action::Resource(Attributes {
+            verb: "create",
+            group: target.kind.group,
+            resource: target.kind.plural,
+            namespace: target.namespace.as_deref().unwrap_or(""),
+            name: &target.name,
+            ..Attributes::default()
+        });
+        self.access.check(&user, action)
     }
 
     /// Checks a changed object.

@@ -45,6 +45,7 @@ impl Registry {
         let config = convert::to_stored(kind, config);
         let stored_kind = convert::stored_kind(kind);
         if part.is_none() && self.store.get(&target.key()).is_none() {
+            self.check_creation(target)?;
             let applied =
                 managed::apply(stored_kind, part, writer, None, config.clone(), body.force)?;
             let ownership = Ownership::Applied(applied.managed);

@@ -48,6 +48,7 @@ impl Registry {
         check_name(target, &body)?;
         let object = convert::to_stored(target.kind, body);
         if self.store.get(&target.key()).is_none() && part.is_none() && creates_on_update(target) {
+            self.check_creation(target)?;
             return self.create_on_update(target, object, ownership, dry_run).await;
         }
         let needs_version = matches!(target.kind.kind, "Lease" | "PodDisruptionBudget");

@@ -525,6 +525,47 @@ async fn acting_as_somebody_else_takes_every_part_of_their_identity() {
 }
 
 #[tokio::test]
+async fn who_may_only_change_does_not_create_by_it() {
+    let t = start().await;
+    let roles = "/apis/rbac.authorization.k8s.io/v1/namespaces/default";
+    let rules = json!([{
+        "apiGroups": [""],
+        "resources": ["configmaps", "endpoints"],
+        "verbs": ["get", "update", "patch"],
+    }]);
+    t.post(&format!("{roles}/roles"), json!({"metadata": {"name": "editor"}, "rules": rules}))
+        .await
+        .ok();
+    let binding = json!({
+        "metadata": {"name": "editor"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "editor"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "jane"}],
+    });
+    t.post(&format!("{roles}/rolebindings"), binding).await.ok();
+    let jane = UserInfo::new("jane", Vec::<String>::new());
+    let core = "/api/v1/namespaces/default";
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"}});
+    let endpoints = json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "m"}});
+    let writes = [
+        ("PATCH", "configmaps", "application/apply-patch+yaml", "?fieldManager=jane", map),
+        ("PUT", "endpoints", "application/json", "", endpoints),
+    ];
+    for (method, resource, form, query, object) in writes {
+        let write = async || {
+            let uri = format!("{core}/{resource}/m{query}");
+            let (headers, body) = ([("content-type", form)], object.to_string());
+            read(t.raw_as(jane.clone(), method, &uri, &headers, body).await).await
+        };
+        let refused = write().await;
+        assert_eq!(refused.code, 403, "{}", refused.body);
+        let text = refused.body["message"].as_str().unwrap();
+        assert!(text.contains(&format!("cannot create resource \"{resource}\"")), "{text}");
+        t.post(&format!("{core}/{resource}"), object.clone()).await.ok();
+        assert_eq!(write().await.code, 200, "{method}");
+    }
+}
+
+#[tokio::test]
 async fn a_certificate_wins_over_a_token() {
     let t = start().await;
     let server = listen(&t).await;
