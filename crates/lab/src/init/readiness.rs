@@ -25,6 +25,10 @@ const HEALTH_PORT: u16 = 10256;
 /// How often a proxy that has not answered yet is asked.
 const ASK: Duration = Duration::from_millis(10);
 
+/// An agent that comes back within the second of its last report writes what is there already, so
+/// no event tells of it; if it does not come back, its node stops being ready by its lease.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 /// Keeps the board and the ready nodes true until `shutdown`; tells `up` once.
 pub(super) async fn keep(
     nodes: Vec<String>,
@@ -52,6 +56,7 @@ pub(super) async fn keep(
             changed = observed.proxies.changed.changed() => if changed.is_err() { return },
             (node, uid) = first_synced(unsynced) => { synced.insert(node, uid); }
             _ = parts_changed.changed(), if up.is_some() => {}
+            () = tokio::time::sleep(LOOK_AGAIN) => {}
             () = shutdown.cancelled() => return,
         }
     }
