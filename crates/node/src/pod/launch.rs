@@ -52,6 +52,11 @@ impl Ids {
         Ids { users: read("/proc/self/uid_map"), groups: read("/proc/self/gid_map") }
     }
 
+    /// Whether files can belong to root only, as in the lab of an ordinary user.
+    fn is_one_user(&self) -> bool {
+        matches!(self.users.as_slice(), [(_, 1)])
+    }
+
     fn has(ranges: &[(u32, u32)], id: u32) -> bool {
         ranges.iter().any(|(first, count)| id >= *first && id - first < *count)
     }
@@ -299,7 +304,7 @@ pub(crate) fn specification(
         },
         process: ProcessSpec {
             argv: program.argv(pod, place),
-            env: with_defaults(env, place.hostname, user.uid, tty),
+            env: with_defaults(env, place.hostname, user.uid, tty, place.ids),
             cwd: Path::new("/").join(cwd),
             user,
             capabilities,
@@ -319,11 +324,16 @@ fn with_defaults(
     hostname: &str,
     uid: u32,
     tty: bool,
+    ids: &Ids,
 ) -> Vec<(String, String)> {
     let home = if uid == 0 { "/root" } else { "/" };
     let mut all = vec![("PATH", PATH), ("HOSTNAME", hostname), ("HOME", home)];
     if tty {
         all.push(("TERM", "xterm"));
+    }
+    if ids.is_one_user() {
+        // Else root's tar, which `kubectl cp` runs, fails on every file of a user that is not there.
+        all.push(("TAR_OPTIONS", "--no-same-owner"));
     }
     let own = |name: &str| env.iter().any(|(known, _)| known == name);
     let defaults = all.into_iter().filter(|(name, _)| !own(name));
@@ -461,9 +471,17 @@ mod tests {
     #[test]
     fn defaults_give_way_to_the_pods_own_variables() {
         let env = vec![("PATH".to_owned(), "/x".to_owned())];
-        let all = with_defaults(env, "web", 0, false);
+        let all = with_defaults(env, "web", 0, false, &Ids::default());
         let paths: Vec<_> = all.iter().filter(|(name, _)| name == "PATH").collect();
         assert_eq!(paths, [&("PATH".to_owned(), "/x".to_owned())]);
         assert!(all.contains(&("HOSTNAME".to_owned(), "web".to_owned())));
+        assert!(all.iter().all(|(name, _)| name != "TAR_OPTIONS"));
+    }
+
+    #[test]
+    fn where_files_are_roots_alone_tar_is_told_so() {
+        let one = Ids { users: vec![(0, 1)], groups: vec![(0, 1)] };
+        let all = with_defaults(Vec::new(), "web", 0, false, &one);
+        assert!(all.contains(&("TAR_OPTIONS".to_owned(), "--no-same-owner".to_owned())));
     }
 }
