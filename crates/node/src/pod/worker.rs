@@ -8,7 +8,7 @@
 //!   Run ──deletionTimestamp──▶ Stop(Deleted) ──all ended──▶ sandbox gone ──▶ status, DELETE
 //!    │                                                                           │
 //!    ├──deadline──▶ Stop(Failed) ──all ended──▶ sandbox gone, status stays       ▼
-//!    └──work done─▶ sandbox gone, status stays                        Gone ──▶ files removed
+//!    └──work done─▶ sandbox gone, status stays                        Gone ──▶ files, then network removed
 //! ```
 
 mod probing;
@@ -18,6 +18,7 @@ mod start;
 mod stop;
 mod tokens;
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -144,6 +145,8 @@ pub(crate) struct Worker {
     slots: Vec<Slot>,
     entry: Arc<PodEntry>,
     sandbox: SandboxState,
+    /// The network of a pod that goes, see [`Worker::keep_link`].
+    link: Option<OwnedFd>,
     sandbox_failures: u32,
     sandbox_retry: Option<Instant>,
     /// The init containers have done their work in this sandbox.
@@ -226,6 +229,7 @@ impl Worker {
             records,
             entry,
             sandbox: SandboxState::None,
+            link: None,
             sandbox_failures: 0,
             sandbox_retry: None,
             initialized: false,

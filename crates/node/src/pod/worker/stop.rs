@@ -9,9 +9,12 @@ use crate::network;
 use crate::pod::action;
 use crate::pod::record::{Role, State};
 use crate::recorder::Severity;
+use crate::runtime::sandbox::Sandbox;
 
 /// After a preStop hook that took the whole grace period, a container still has this long.
 const LEAST: Duration = Duration::from_secs(2);
+/// How long the network of a pod that is gone stays: by then every node's rules have followed.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 impl Worker {
     /// Stops a running container: preStop, SIGTERM, and SIGKILL when its time is up. `why` is
@@ -110,14 +113,20 @@ impl Worker {
                 let interface = network::interface(&self.uid);
                 let uid = self.uid.clone();
                 let shared = self.is_host_network();
+                let going = self.is_deleted();
                 *self.entry.netns.write() = None;
+                if going {
+                    self.keep_link(&sandbox);
+                }
                 self.sandbox = SandboxState::Stopping;
                 self.jobs.spawn(async move {
                     sandbox.stop().await;
-                    if !shared {
-                        let _ = node.network.disconnect(&interface).await;
+                    if !going {
+                        if !shared {
+                            let _ = node.network.disconnect(&interface).await;
+                        }
+                        node.release(&uid);
                     }
-                    node.release(&uid);
                     Done::SandboxGone
                 });
             }
@@ -161,11 +170,24 @@ impl Worker {
         self.jobs.spawn(async move { Done::Deleted(last.await) });
     }
 
-    /// The Pod is gone from the API: its processes, network and files go at once.
+    /// Holds the network of a pod that goes: without processes its kernel side refuses connections,
+    /// where without a link they would wait for an answer.
+    fn keep_link(&mut self, sandbox: &Sandbox) {
+        if !self.is_host_network() {
+            self.link = sandbox.netns().try_clone().ok();
+        }
+    }
+
+    /// The Pod is gone from the API: its processes and files go at once, its network once nothing
+    /// leads to it any more.
     pub(super) async fn clear_away(mut self) {
         self.jobs.shutdown().await;
         match &self.sandbox {
-            SandboxState::Ready(sandbox) => sandbox.stop().await,
+            SandboxState::Ready(sandbox) => {
+                let sandbox = sandbox.clone();
+                self.keep_link(&sandbox);
+                sandbox.stop().await;
+            }
             _ => {
                 // One may have been under way.
                 let directory = &self.directory;
@@ -176,12 +198,15 @@ impl Worker {
                 }
             }
         }
+        self.node.runtime.remove(&self.key, &self.uid);
+        remove_directory(&self.directory);
+        if self.link.is_some() {
+            tokio::time::sleep(FAREWELL).await;
+        }
         if !self.is_host_network() {
             let _ = self.node.network.disconnect(&network::interface(&self.uid)).await;
         }
         self.node.release(&self.uid);
-        self.node.runtime.remove(&self.key, &self.uid);
-        remove_directory(&self.directory);
     }
 }
 
