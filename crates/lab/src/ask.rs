@@ -1,6 +1,12 @@
 //! The asking side of the control socket: `portolan status` and `portolan down`.
 
+use std::io;
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::channel::Channel;
 use crate::data_dir::DataDir;
@@ -36,6 +42,7 @@ pub fn ask(dir: &DataDir) -> Result<Status, LabError> {
 /// No lab runs there, or it could not even be killed.
 pub fn down(dir: &DataDir) -> Result<(), LabError> {
     let owner = dir.owner();
+    let process = owner.and_then(process);
     let channel = connect(dir, &Request::Down)?;
     let until = Instant::now() + STOP_LIMIT;
     channel.limit(STOP_LIMIT).map_err(LabError::Channel)?;
@@ -58,7 +65,31 @@ pub fn down(dir: &DataDir) -> Result<(), LabError> {
         }
         std::thread::sleep(LOOK);
     }
+    // It has let go of the directory as the last thing but one.
+    if let Some(process) = process {
+        ended(&process, until).map_err(LabError::kernel("wait for the end of a lab"))?;
+    }
     Ok(())
+}
+
+/// A process, whoever gets its number later; none when it is gone.
+fn process(pid: u32) -> Option<OwnedFd> {
+    let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
+    pidfd_open(pid, PidfdFlags::empty()).ok()
+}
+
+/// Waits until a process has ended, if only its parent has still to be told.
+fn ended(process: &OwnedFd, until: Instant) -> io::Result<()> {
+    loop {
+        let left = Timespec::try_from(until.saturating_duration_since(Instant::now()))
+            .map_err(io::Error::other)?;
+        match poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&left)) {
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+            Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
+            Ok(_) => return Ok(()),
+        }
+    }
 }
 
 pub(crate) fn connect(dir: &DataDir, request: &Request) -> Result<Channel, LabError> {

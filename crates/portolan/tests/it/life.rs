@@ -72,10 +72,7 @@ fn lives(user: User, nodes: usize) {
     assert_untouched(&before);
     let down = lab.run(&["down"]);
     assert!(down.status.success(), "{}", text(&down));
-    // `down` has its answer from a process that is about to end.
-    wait_for("nothing is left", &mut || footprint.left().is_empty(), || {
-        format!("{:?}", footprint.left())
-    });
+    assert_eq!(footprint.left(), Vec::<String>::new());
     assert!(!is_mounted(&lab.data_dir()));
     assert_untouched(&before);
 
