@@ -63,6 +63,7 @@ impl Ours {
             external_ips: Vec::new(),
             load_balancer_ingress: Vec::new(),
             load_balancer_source_ranges: Vec::new(),
+            health_check_node_port: None,
         }));
         let endpoint = |slot| Endpoint {
             address: endpoint(number, slot).into(),
@@ -211,6 +212,7 @@ fn main() -> std::io::Result<()> {
                     node_name: "node-1".into(),
                     masquerade_all: MasqueradeAll::OffClusterOnly,
                     local_detector: LocalDetector::None,
+                    ..Config::default()
                 };
                 let max_bytes = Socket::open().map_err(std::io::Error::other)?.max_batch_bytes();
                 let mut ours = Ours {

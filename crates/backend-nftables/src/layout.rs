@@ -247,7 +247,7 @@ impl Layout {
             let length = Field::Mark(range.prefix_len().into());
             Data::concat(&[Field::ip(*ip), protocol, port, length, Field::ip(range.network())])
         };
-        ranges.admitted(*ip).map(key).collect()
+        ranges.admitted(Some(*ip)).map(key).collect()
     }
 
     /// How many slots a set has, as an element.

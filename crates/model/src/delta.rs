@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::table::{EndpointSet, Front, FrontKey, SetId, Settings};
+use crate::NodePort;
+use crate::table::{EndpointSet, Front, FrontKey, HealthCheck, SetId, Settings};
 
 /// A value before and after; nothing means that it was not there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub struct Delta {
     pub cluster_ips: BTreeMap<IpAddr, Change<()>>,
     /// Endpoints that may reach themselves.
     pub hairpins: BTreeMap<IpAddr, Change<()>>,
+    /// Health-check node ports.
+    pub health_checks: BTreeMap<NodePort, Change<HealthCheck>>,
     /// What holds for the table as a whole.
     pub settings: Option<Change<Settings>>,
 }
@@ -41,6 +44,7 @@ impl Delta {
             && self.sets.is_empty()
             && self.cluster_ips.is_empty()
             && self.hairpins.is_empty()
+            && self.health_checks.is_empty()
             && self.settings.is_none()
     }
 }

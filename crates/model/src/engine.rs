@@ -12,10 +12,10 @@ use std::sync::Arc;
 use crate::claims::{Claims, SetIds, SetKey};
 use crate::delta::{Change, note};
 use crate::endpoints::Selected;
-use crate::input::{EndpointSlice, Service, SessionAffinity};
+use crate::input::{EndpointSlice, LocalhostNodePorts, Service, SessionAffinity};
 use crate::service::{Contribution, Owner, Surroundings, contribute};
-use crate::table::{EndpointSet, FrontKey, Settings};
-use crate::{Config, Delta, Event, Family, ForwardingTable, Front, NamespacedName, Node};
+use crate::table::{EndpointSet, FrontKey, HealthCheck, Settings};
+use crate::{Config, Delta, Event, Family, ForwardingTable, Front, NamespacedName, Node, NodePort};
 
 /// Services, EndpointSlices and a Node as one forwarding table of one family.
 #[derive(Debug, Clone)]
@@ -30,6 +30,7 @@ pub struct Model {
     fronts: Claims<FrontKey, Owner, Front>,
     cluster_ips: Claims<IpAddr, NamespacedName, ()>,
     hairpins: Claims<IpAddr, NamespacedName, ()>,
+    health_checks: Claims<NodePort, NamespacedName, HealthCheck>,
     source_prefixes: Claims<u8, NamespacedName, ()>,
     set_ids: SetIds,
     table: ForwardingTable,
@@ -44,6 +45,7 @@ struct State {
     sets: BTreeSet<SetKey>,
     cluster_ips: BTreeSet<IpAddr>,
     hairpins: BTreeSet<IpAddr>,
+    health_check: Option<NodePort>,
     source_prefixes: BTreeSet<u8>,
 }
 
@@ -52,6 +54,10 @@ impl Model {
     pub fn new(family: Family, config: Config) -> Self {
         let settings = Settings {
             local_detector: config.local_detector.for_family(family),
+            localhost_node_ports: match family {
+                Family::Ipv4 => config.localhost_node_ports,
+                Family::Ipv6 => LocalhostNodePorts::Off,
+            },
             ..Settings::default()
         };
         Self {
@@ -63,6 +69,7 @@ impl Model {
             fronts: Claims::default(),
             cluster_ips: Claims::default(),
             hairpins: Claims::default(),
+            health_checks: Claims::default(),
             source_prefixes: Claims::default(),
             set_ids: SetIds::default(),
             table: ForwardingTable::new(family, settings.clone()),
@@ -183,6 +190,7 @@ impl Model {
         }
         settle(&mut self.cluster_ips, &name, cluster_ips, new.cluster_ips, &mut delta.cluster_ips);
         settle(&mut self.hairpins, &name, hairpins, new.hairpins, &mut delta.hairpins);
+        self.settle_health_check(&mut state, &name, new.health_check, delta);
         if state.service.is_some() || !state.slices.is_empty() {
             self.services.insert(name, state);
         }
@@ -214,6 +222,23 @@ impl Model {
                 targets: slots.with(&selected.targets),
             };
             note(&mut delta.sets, id, before.cloned(), Some(Arc::new(after)));
+        }
+    }
+
+    fn settle_health_check(
+        &mut self,
+        state: &mut State,
+        name: &NamespacedName,
+        new: Option<(NodePort, HealthCheck)>,
+        delta: &mut Delta,
+    ) {
+        let port = new.as_ref().map(|(port, _)| *port);
+        let gone = state.health_check.filter(|old| Some(*old) != port).map(|old| (old, None));
+        let here = new.map(|(port, check)| (port, Some(check)));
+        state.health_check = port;
+        for (port, check) in gone.into_iter().chain(here) {
+            let (before, after) = self.health_checks.set(&port, name.clone(), check);
+            note(&mut delta.health_checks, port, before, after);
         }
     }
 

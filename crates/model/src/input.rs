@@ -36,7 +36,7 @@ pub enum Event {
 }
 
 /// What does not change while the proxy runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Config {
     /// This node's name: endpoints with this `nodeName` are local.
     pub node_name: Arc<str>,
@@ -44,6 +44,33 @@ pub struct Config {
     pub masquerade_all: MasqueradeAll,
     /// How traffic of this cluster's pods is recognised (`detectLocalMode`).
     pub local_detector: LocalDetector,
+    /// Whether node ports answer at this node's loopback address, too.
+    pub localhost_node_ports: LocalhostNodePorts,
+    /// Where `loadBalancerSourceRanges` hold.
+    pub source_ranges_hold: SourceRangesHold,
+}
+
+/// Whether node ports answer at 127.0.0.1, for processes of this node alone (`localhostNodePorts`, as
+/// far as `nodePortAddresses` allows loopback addresses). At ::1 they never do: the kernel forwards
+/// nothing from there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LocalhostNodePorts {
+    /// They do not.
+    #[default]
+    Off,
+    /// They do.
+    On,
+}
+
+/// Where `spec.loadBalancerSourceRanges` hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SourceRangesHold {
+    /// At load balancer IPs, as upstream.
+    #[default]
+    AtLoadBalancerIps,
+    /// At the Service's node ports, too (kubernetes/kubernetes#33586): nobody goes round a load
+    /// balancer.
+    AtNodePortsToo,
 }
 
 /// `masqueradeAll`: whether every connection through a cluster IP gets the node's address as source.
@@ -106,6 +133,8 @@ pub struct Service {
     pub load_balancer_ingress: Vec<LoadBalancerIngress>,
     /// `spec.loadBalancerSourceRanges`; empty means everyone.
     pub load_balancer_source_ranges: Vec<IpNet>,
+    /// `spec.healthCheckNodePort`, of a load balancer under policy Local.
+    pub health_check_node_port: Option<NodePort>,
 }
 
 /// One port of a Service.

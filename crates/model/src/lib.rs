@@ -25,14 +25,14 @@ pub use delta::{Change, Delta};
 pub use engine::Model;
 pub use input::{
     Conditions, Config, Endpoint, EndpointPort, EndpointSlice, Event, Hints, IpMode,
-    LoadBalancerIngress, LocalDetector, MasqueradeAll, Node, NodePortAddresses, Service,
-    ServicePort, SessionAffinity, TrafficPolicy,
+    LoadBalancerIngress, LocalDetector, LocalhostNodePorts, MasqueradeAll, Node, NodePortAddresses,
+    Service, ServicePort, SessionAffinity, SourceRangesHold, TrafficPolicy,
 };
 pub use name::{Family, NamespacedName, NodePort, Protocol, ServicePortName};
-pub use profile::{ModeProfile, UnallocatedClusterIp, UndefinedPort};
+pub use profile::{InvalidPackets, ModeProfile, UnallocatedClusterIp, UndefinedPort};
 pub use table::{
-    Action, EndpointSet, ForwardingTable, Front, FrontKey, Location, Masquerade, MasqueradeReason,
-    Origin, OwnAddress, PerSource, Scope, Selection, SetId, Settings, Slots, SourceClass,
-    SourceRanges, Target, Topology,
+    Action, EndpointSet, ForwardingTable, Front, FrontKey, HealthCheck, Location, Masquerade,
+    MasqueradeReason, Origin, OwnAddress, PerSource, Scope, Selection, SetId, Settings, Slots,
+    SourceClass, SourceRanges, Target, Topology,
 };
 pub use walk::{Arrival, Choice, Packet, Reason, Transport, Verdict, walk};

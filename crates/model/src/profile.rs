@@ -11,6 +11,18 @@ pub struct ModeProfile {
     pub undefined_port: UndefinedPort,
     /// An address in a service CIDR that is no cluster IP in use.
     pub unallocated_cluster_ip: UnallocatedClusterIp,
+    /// Packets that connection tracking calls invalid, on their way through this node.
+    pub invalid_packets: InvalidPackets,
+}
+
+/// What becomes of packets that connection tracking calls invalid and that this node forwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InvalidPackets {
+    /// They go on.
+    Pass,
+    /// They are dropped, unless connection tracking is liberal (`conntrack.tcpBeLiberal`): one that
+    /// left without its address rewritten would make the peer reset the connection.
+    Drop,
 }
 
 /// What becomes of packets to an undefined port of a cluster IP.
@@ -37,17 +49,20 @@ impl ModeProfile {
         mode: "nftables",
         undefined_port: UndefinedPort::Reject,
         unallocated_cluster_ip: UnallocatedClusterIp::Drop,
+        invalid_packets: InvalidPackets::Pass,
     };
     /// The iptables mode.
     pub const IPTABLES: Self = Self {
         mode: "iptables",
         undefined_port: UndefinedPort::Pass,
         unallocated_cluster_ip: UnallocatedClusterIp::Pass,
+        invalid_packets: InvalidPackets::Drop,
     };
     /// The ipvs mode.
     pub const IPVS: Self = Self {
         mode: "ipvs",
         undefined_port: UndefinedPort::Reject,
         unallocated_cluster_ip: UnallocatedClusterIp::Pass,
+        invalid_packets: InvalidPackets::Pass,
     };
 }

@@ -4,17 +4,19 @@
 //! `pkg/proxy/serviceport.go` for which port uses which endpoints.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+
+use ipnet::{IpNet, Ipv4Net};
 
 use crate::claims::{SetIds, SetKey};
 use crate::endpoints::{self, Here, Selected};
-use crate::input::{EndpointSlice, IpMode, Service, ServicePort, TrafficPolicy};
+use crate::input::{EndpointSlice, IpMode, Service, ServicePort, SourceRangesHold, TrafficPolicy};
 use crate::table::{
-    Action, Front, FrontKey, Location, Masquerade, MasqueradeReason, Origin, OwnAddress, PerSource,
-    Scope, SourceClass, SourceRanges,
+    Action, Front, FrontKey, HealthCheck, Location, Masquerade, MasqueradeReason, Origin,
+    OwnAddress, PerSource, Scope, SourceClass, SourceRanges,
 };
-use crate::{Config, Family, LocalDetector, MasqueradeAll, Node, ServicePortName};
+use crate::{Config, Family, LocalDetector, MasqueradeAll, Node, NodePort, ServicePortName};
 
 /// Who claims a front: the order decides between two claims.
 pub(crate) type Owner = (Origin, ServicePortName);
@@ -27,6 +29,7 @@ pub(crate) struct Contribution {
     pub(crate) cluster_ips: BTreeSet<IpAddr>,
     pub(crate) hairpins: BTreeSet<IpAddr>,
     pub(crate) source_prefixes: BTreeSet<u8>,
+    pub(crate) health_check: Option<(NodePort, HealthCheck)>,
 }
 
 /// What else decides about a Service's fronts and sets.
@@ -52,6 +55,14 @@ pub(crate) fn contribute<'a>(
     };
     contribution.cluster_ips.insert(cluster_ip);
     let external = external_addresses(service, around);
+    let node_port_ranges = match around.config.source_ranges_hold {
+        SourceRangesHold::AtLoadBalancerIps => None,
+        SourceRangesHold::AtNodePortsToo => {
+            let ranges = source_ranges(service, around);
+            ranges.map(|ranges| Arc::new(at_node_ports(ranges, around.node, around.family)))
+        }
+    };
+    let mut local = BTreeSet::new();
     for port in &service.ports {
         let name = ServicePortName {
             service: service.name.clone(),
@@ -68,22 +79,27 @@ pub(crate) fn contribute<'a>(
             for (ip, origin, ranges) in &external {
                 fronts.push((at(*ip), *origin, way, ranges.clone()));
             }
-            fronts.extend(node_port(port).map(|key| (key, Origin::NodePort, way, None)));
+            let ranges = || node_port_ranges.clone();
+            fronts.extend(node_port(port).map(|key| (key, Origin::NodePort, way, ranges())));
         }
         for (key, origin, way, source_ranges) in fronts {
             let Way { inside, outside, masquerade } = way;
             let port = sets.name.clone();
             let owner = (origin, port.clone());
-            if let (FrontKey::Address { ip, .. }, Some(ranges)) = (&key, &source_ranges) {
-                let lengths = ranges.admitted(*ip).map(|range| range.prefix_len());
+            if let Some(ranges) = &source_ranges {
+                let lengths = ranges.admitted(key.address()).map(|range| range.prefix_len());
                 contribution.source_prefixes.extend(lengths);
             }
             let front = Front { port, origin, inside, outside, masquerade, source_ranges };
             contribution.fronts.insert((key, owner), front);
         }
         contribution.hairpins.extend(sets.hairpins(around.node));
+        local.extend(sets.local.targets.iter().map(|target| target.address.ip()));
         contribution.sets.extend(sets.used);
     }
+    contribution.health_check = service.health_check_node_port.map(|port| {
+        (port, HealthCheck { service: service.name.clone(), local_endpoints: local.len() })
+    });
     contribution
 }
 
@@ -110,17 +126,32 @@ fn external_addresses(
 /// A range of all addresses is no restriction; ranges of the other family alone admit nobody.
 fn source_ranges(service: &Service, around: Surroundings<'_>) -> Option<SourceRanges> {
     let all = &service.load_balancer_source_ranges;
-    let of_family = |range: &&ipnet::IpNet| Family::of(range.addr()) == around.family;
+    let of_family = |range: &&IpNet| Family::of(range.addr()) == around.family;
     if all.is_empty() || all.iter().filter(of_family).any(|range| range.prefix_len() == 0) {
         return None;
     }
-    let ranges: BTreeSet<_> = all.iter().filter(of_family).map(ipnet::IpNet::trunc).collect();
+    let ranges: BTreeSet<_> = all.iter().filter(of_family).map(IpNet::trunc).collect();
     let within = |address: &IpAddr| ranges.iter().any(|range| range.contains(address));
     let own_address = match around.node.addresses.iter().any(within) {
         true => OwnAddress::Allowed,
         false => OwnAddress::ByRanges,
     };
     Some(SourceRanges { ranges, own_address })
+}
+
+/// What a process sends from to a node port at a loopback address.
+const LOOPBACK: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8));
+
+/// At node ports this node sends from any of its addresses, loopback ones included.
+fn at_node_ports(mut ranges: SourceRanges, node: &Node, family: Family) -> SourceRanges {
+    if ranges.own_address == OwnAddress::Allowed {
+        ranges.ranges.extend(node.addresses.iter().copied().map(IpNet::from));
+        if family == Family::Ipv4 {
+            ranges.ranges.insert(LOOPBACK);
+        }
+        ranges.own_address = OwnAddress::ByRanges;
+    }
+    ranges
 }
 
 /// What becomes of packets at a front.

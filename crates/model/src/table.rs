@@ -15,8 +15,8 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::{
-    Change, Delta, Family, LocalDetector, NodePort, NodePortAddresses, Protocol, ServicePortName,
-    SessionAffinity,
+    Change, Delta, Family, LocalDetector, LocalhostNodePorts, NamespacedName, NodePort,
+    NodePortAddresses, Protocol, ServicePortName, SessionAffinity,
 };
 
 /// Everything that decides about packets of one family on one node.
@@ -33,8 +33,21 @@ pub struct ForwardingTable {
     /// Endpoints on this node that may reach themselves through a Service: a connection from such an
     /// address to itself needs the node's address as source. Never an address of the node itself.
     pub hairpins: BTreeSet<IpAddr>,
+    /// Where this node tells load balancers whether it has endpoints of a Service.
+    pub health_checks: BTreeMap<NodePort, HealthCheck>,
     /// What holds for the table as a whole.
     pub settings: Settings,
+}
+
+/// What a load balancer is told at a `healthCheckNodePort`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// The Service.
+    pub service: NamespacedName,
+    /// How many different addresses its usable endpoints on this node have.
+    ///
+    /// Upstream rule: `LocalReadyEndpoints` of pkg/proxy/endpointschangetracker.go.
+    pub local_endpoints: usize,
 }
 
 impl ForwardingTable {
@@ -46,6 +59,7 @@ impl ForwardingTable {
             sets: BTreeMap::new(),
             cluster_ips: BTreeSet::new(),
             hairpins: BTreeSet::new(),
+            health_checks: BTreeMap::new(),
             settings,
         }
     }
@@ -56,6 +70,7 @@ impl ForwardingTable {
         change_map(&mut self.sets, &delta.sets);
         change_set(&mut self.cluster_ips, &delta.cluster_ips);
         change_set(&mut self.hairpins, &delta.hairpins);
+        change_map(&mut self.health_checks, &delta.health_checks);
         if let Some(settings) = delta.settings.as_ref().and_then(|change| change.after.as_ref()) {
             self.settings = settings.clone();
         }
@@ -90,6 +105,8 @@ pub struct Settings {
     pub local_detector: LocalDetector,
     /// The addresses at which node ports answer.
     pub node_port_addresses: NodePortAddresses,
+    /// Whether node ports answer at this node's loopback address, too. Never in IPv6.
+    pub localhost_node_ports: LocalhostNodePorts,
     /// Ranges out of which cluster IPs are allocated.
     pub service_cidrs: BTreeSet<IpNet>,
     /// The node's own addresses, as its object lists them.
@@ -124,6 +141,14 @@ impl FrontKey {
     pub fn protocol(&self) -> Protocol {
         match self {
             Self::Address { protocol, .. } | Self::NodePort { protocol, .. } => *protocol,
+        }
+    }
+
+    /// The front's own address; a node port has none.
+    pub fn address(&self) -> Option<IpAddr> {
+        match self {
+            Self::Address { ip, .. } => Some(*ip),
+            Self::NodePort { .. } => None,
         }
     }
 
@@ -458,14 +483,15 @@ pub enum OwnAddress {
 }
 
 impl SourceRanges {
-    /// The ranges that are admitted at a front of that address, its own as the longest possible one.
-    pub fn admitted(&self, front: IpAddr) -> impl Iterator<Item = IpNet> + '_ {
-        let own = (self.own_address == OwnAddress::Allowed).then(|| IpNet::from(front));
+    /// The ranges that are admitted at a front, its own address as the longest possible one. A node
+    /// port has none of its own.
+    pub fn admitted(&self, front: Option<IpAddr>) -> impl Iterator<Item = IpNet> + '_ {
+        let own = front.filter(|_| self.own_address == OwnAddress::Allowed).map(IpNet::from);
         self.ranges.iter().copied().chain(own)
     }
 
     /// Whether a packet from `source` to a front at `front` is let in.
-    pub fn admit(&self, source: IpAddr, front: IpAddr) -> bool {
+    pub fn admit(&self, source: IpAddr, front: Option<IpAddr>) -> bool {
         self.admitted(front).any(|range| range.contains(&source))
     }
 }

@@ -18,8 +18,8 @@ use crate::table::{
     Selection, SetId, SourceClass, Target, Topology,
 };
 use crate::{
-    ModeProfile, NodePort, NodePortAddresses, Protocol, ServicePortName, UnallocatedClusterIp,
-    UndefinedPort,
+    LocalhostNodePorts, ModeProfile, NodePort, NodePortAddresses, Protocol, ServicePortName,
+    UnallocatedClusterIp, UndefinedPort,
 };
 
 /// The first packet of a connection.
@@ -149,8 +149,13 @@ fn find<'a>(table: &'a ForwardingTable, packet: &Packet) -> Option<(FrontKey, &'
     if let Some(front) = table.fronts.get(&at) {
         return Some((at, front));
     }
-    let answers = match &table.settings.node_port_addresses {
-        NodePortAddresses::AllLocal => table.settings.node_addresses.contains(&packet.destination),
+    let settings = &table.settings;
+    let answers = match &settings.node_port_addresses {
+        _ if packet.destination.is_loopback() => {
+            settings.localhost_node_ports == LocalhostNodePorts::On
+                && packet.arrival == Arrival::SentHere
+        }
+        NodePortAddresses::AllLocal => settings.node_addresses.contains(&packet.destination),
         NodePortAddresses::Only(addresses) => addresses.contains(&packet.destination),
     };
     let at = FrontKey::NodePort { protocol, port: NodePort::new(port)? };
@@ -167,7 +172,7 @@ fn through(
 ) -> Verdict {
     reasons.push(Reason::Front { key, origin: front.origin, port: front.port.clone() });
     if let Some(ranges) = &front.source_ranges
-        && !ranges.admit(packet.source, packet.destination)
+        && !ranges.admit(packet.source, key.address())
     {
         reasons.push(Reason::NotAdmitted);
         return Verdict::Drop;

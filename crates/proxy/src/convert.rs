@@ -58,7 +58,14 @@ pub fn service(object: &core::Service) -> Option<Service> {
             .flatten()
             .filter_map(|range| range.trim().parse::<IpNet>().ok())
             .collect(),
+        health_check_node_port: health_check_node_port(spec),
     })
+}
+
+/// Of a Service that has left policy Local, the port is no more than a remnant.
+fn health_check_node_port(spec: &core::ServiceSpec) -> Option<NodePort> {
+    let local = policy(spec.external_traffic_policy.as_deref()) == TrafficPolicy::Local;
+    spec.health_check_node_port.filter(|_| local).and_then(number).map(NodePort)
 }
 
 fn service_port(port: &core::ServicePort) -> Option<ServicePort> {

@@ -277,6 +277,7 @@ pub async fn run_with(
             MasqueradeAll::OffClusterOnly
         },
         local_detector,
+        ..Config::default()
     };
     let daemon = Daemon {
         watches,

@@ -191,6 +191,7 @@ mod tests {
             node_name: "node-1".into(),
             masquerade_all: MasqueradeAll::OffClusterOnly,
             local_detector: LocalDetector::None,
+            ..Config::default()
         }
     }
 

@@ -59,6 +59,7 @@ impl Place {
             node_name: "node-0".into(),
             masquerade_all: MasqueradeAll::OffClusterOnly,
             local_detector: LocalDetector::Cidrs(vec![self.pod_range.parse().unwrap()]),
+            ..Config::default()
         };
         let mut model = Model::new(self.family, config);
         model.apply(Event::Node(Node { zone: None, addresses: [ip(self.node)].into() }));
@@ -189,6 +190,7 @@ impl Happening {
                             mode: IpMode::Vip,
                         })
                         .collect(),
+                    health_check_node_port: None,
                     load_balancer_source_ranges: ranges
                         .iter()
                         .map(|i| place.ranges[*i].parse().unwrap())

@@ -65,6 +65,7 @@ fn event(object: &Value) -> Event {
             external_ips: addresses(&spec["externalIPs"]),
             load_balancer_ingress: Vec::new(),
             load_balancer_source_ranges: Vec::new(),
+            health_check_node_port: None,
         }),
         "EndpointSlice" => {
             let endpoint = |endpoint: &Value| {

@@ -294,6 +294,7 @@ fn every_kind_of_rule_reads_back_as_it_was_written() {
                     node_name: NODE.into(),
                     masquerade_all: MasqueradeAll::Always,
                     local_detector: detector.clone(),
+                    ..Config::default()
                 };
                 let mut model = Model::new(family, config);
                 let mut service = service("dual", "10.96.0.10", Some(30080));

@@ -96,6 +96,7 @@ impl Stack {
             local_detector: LocalDetector::Cidrs(
                 STACKS.map(|stack| stack.pods.parse().unwrap()).into(),
             ),
+            ..Config::default()
         };
         let mut model = Model::new(self.family, config);
         let addresses: BTreeSet<_> = STACKS.map(|stack| ip(stack.node)).into();
@@ -141,6 +142,7 @@ pub(crate) fn service(name: &str, cluster_ip: &str, node_port: Option<u16>) -> S
         external_ips: Vec::new(),
         load_balancer_ingress: Vec::new(),
         load_balancer_source_ranges: Vec::new(),
+        health_check_node_port: None,
     }
 }
 

@@ -9,12 +9,11 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-fn model(detector: LocalDetector) -> Model {
-    let config = Config {
-        node_name: "node-1".into(),
-        masquerade_all: MasqueradeAll::OffClusterOnly,
-        local_detector: detector,
-    };
+fn config(local_detector: LocalDetector) -> Config {
+    Config { node_name: "node-1".into(), local_detector, ..Config::default() }
+}
+
+fn model(config: Config) -> Model {
     let mut model = Model::new(Family::Ipv4, config);
     let addresses = [ip("172.30.0.11")].into();
     model.apply(Event::Node(Node { zone: Some("zone-a".into()), addresses }));
@@ -48,6 +47,7 @@ fn service() -> Service {
             LoadBalancerIngress { ip: ip("192.0.2.3"), mode: IpMode::Proxy },
         ],
         load_balancer_source_ranges: Vec::new(),
+        health_check_node_port: None,
     }
 }
 
@@ -73,7 +73,11 @@ fn slice(endpoints: &[(&str, &str)]) -> Event {
 const BOTH: [(&str, &str); 2] = [("10.244.0.1", "node-1"), ("10.244.1.1", "node-2")];
 
 fn table(detector: LocalDetector, service: Service, endpoints: &[(&str, &str)]) -> ForwardingTable {
-    let mut model = model(detector);
+    table_of(config(detector), service, endpoints)
+}
+
+fn table_of(config: Config, service: Service, endpoints: &[(&str, &str)]) -> ForwardingTable {
+    let mut model = model(config);
     model.apply(Event::Service(service));
     model.apply(slice(endpoints));
     model.flush();
@@ -83,7 +87,7 @@ fn table(detector: LocalDetector, service: Service, endpoints: &[(&str, &str)]) 
 fn packet(source: &str, to: &str) -> Packet {
     let to: SocketAddr = to.parse().unwrap();
     let arrival = match source {
-        "172.30.0.11" => Arrival::SentHere,
+        "172.30.0.11" | "127.0.0.1" => Arrival::SentHere,
         _ => Arrival::Interface("eth0".into()),
     };
     let transport = Some(Transport { protocol: Protocol::Tcp, port: to.port() });
@@ -252,6 +256,37 @@ fn node_ports_answer_at_the_listed_addresses_but_loopback() {
     let table = table(by_cidr(), service(), &BOTH);
     assert_eq!(verdict(&table, NODE, "127.0.0.1:30080"), Verdict::Pass);
     assert_eq!(verdict(&table, NODE, "172.31.0.11:30080"), Verdict::Pass);
+}
+
+#[test]
+fn node_ports_answer_at_loopback_addresses_for_this_node_if_they_are_to() {
+    let localhost_node_ports = LocalhostNodePorts::On;
+    let table = table_of(Config { localhost_node_ports, ..config(by_cidr()) }, service(), &BOTH);
+    assert_eq!(verdict(&table, "127.0.0.1", "127.0.0.1:30080"), forward(&ALL, Some(ClusterPolicy)));
+    let from_outside = Packet {
+        arrival: Arrival::Interface("eth0".into()),
+        ..packet("127.0.0.1", "127.0.0.1:30080")
+    };
+    assert_eq!(walk(&table, &ModeProfile::IPTABLES, &from_outside).0, Verdict::Pass);
+}
+
+#[test]
+fn source_ranges_may_hold_at_node_ports_too() {
+    let ranges = |range: &str| vec![range.parse().unwrap()];
+    let of = |range| {
+        let service = Service { load_balancer_source_ranges: ranges(range), ..service() };
+        let source_ranges_hold = SourceRangesHold::AtNodePortsToo;
+        table_of(Config { source_ranges_hold, ..config(by_cidr()) }, service, &BOTH)
+    };
+    let clients = of("203.0.113.0/24");
+    for (source, admitted) in [("203.0.113.5", true), (CLIENT, false), (NODE, false)] {
+        let verdict = verdict(&clients, source, "172.30.0.11:30080");
+        assert_eq!(matches!(verdict, Verdict::Forward(_)), admitted, "{source}: {verdict:?}");
+    }
+    assert!(matches!(
+        verdict(&of("172.30.0.0/24"), NODE, "172.30.0.11:30080"),
+        Verdict::Forward(_)
+    ));
 }
 
 #[test]

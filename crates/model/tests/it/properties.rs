@@ -62,7 +62,14 @@ fn service() -> impl Strategy<Value = Service> {
     (
         (namespaced("service"), ip([10, 96, 0]), vec(service_port(), 1..3)),
         (affinity(), policy(), policy()),
-        (vec(ip([192, 0, 2]), 0..2), vec(ingress, 0..2), vec(range, 0..2)),
+        (
+            vec(ip([192, 0, 2]), 0..2),
+            vec(ingress, 0..2),
+            vec(range, 0..2),
+            proptest::option::of(
+                (32_000..32_003u16).prop_map(|port| NodePort::new(port).expect("not nought")),
+            ),
+        ),
     )
         .prop_map(|((name, cluster_ip, ports), (affinity, external, internal), rest)| {
             Service {
@@ -75,6 +82,7 @@ fn service() -> impl Strategy<Value = Service> {
                 external_ips: rest.0,
                 load_balancer_ingress: rest.1,
                 load_balancer_source_ranges: rest.2,
+                health_check_node_port: rest.3,
             }
         })
 }
@@ -127,6 +135,7 @@ fn model() -> Model {
             node_name: "node-0".into(),
             masquerade_all: MasqueradeAll::OffClusterOnly,
             local_detector: LocalDetector::Cidrs(vec!["10.244.0.0/16".parse().expect("a literal")]),
+            ..Config::default()
         },
     )
 }

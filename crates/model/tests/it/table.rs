@@ -14,6 +14,7 @@ fn model(family: Family) -> Model {
         node_name: "node-1".into(),
         masquerade_all: MasqueradeAll::OffClusterOnly,
         local_detector: LocalDetector::None,
+        ..Config::default()
     };
     Model::new(family, config)
 }
@@ -35,6 +36,7 @@ fn service(name: &str, cluster_ips: &[&str], ports: &[(&str, Protocol, u16, u16)
         external_ips: Vec::new(),
         load_balancer_ingress: Vec::new(),
         load_balancer_source_ranges: Vec::new(),
+        health_check_node_port: None,
     }
 }
 
@@ -190,4 +192,38 @@ fn endpoints_may_come_before_their_service_and_a_slice_may_change_hands() {
     model.apply(Event::EndpointSlice(moving));
     model.flush();
     assert_eq!(refused(&model), ["a"]);
+}
+
+#[test]
+fn a_load_balancer_is_told_how_many_addresses_are_here() {
+    let mut model = model(Family::Ipv4);
+    let mut web =
+        service("web", &["10.96.0.1"], &[("a", Protocol::Tcp, 80, 0), ("b", Protocol::Tcp, 81, 0)]);
+    web.external_traffic_policy = TrafficPolicy::Local;
+    web.health_check_node_port = NodePort::new(32_000);
+    let ports = [("a", Protocol::Tcp, 80), ("b", Protocol::Tcp, 81)];
+    let mut endpoints = slice("web", &["10.244.0.1", "10.244.0.2", "10.244.1.1"], &ports);
+    for endpoint in &mut endpoints.endpoints[..2] {
+        endpoint.node_name = Some("node-1".into());
+    }
+    model.apply(Event::Service(web.clone()));
+    model.apply(Event::EndpointSlice(endpoints.clone()));
+    let delta = model.flush();
+    let port = NodePort::new(32_000).unwrap();
+    let check = |local_endpoints| HealthCheck { service: web.name.clone(), local_endpoints };
+    assert_eq!(delta.health_checks[&port], Change { before: None, after: Some(check(2)) });
+
+    endpoints.endpoints.remove(0);
+    model.apply(Event::EndpointSlice(endpoints));
+    let change = Change { before: Some(check(2)), after: Some(check(1)) };
+    assert_eq!(model.flush().health_checks[&port], change);
+
+    web.health_check_node_port = NodePort::new(32_001);
+    model.apply(Event::Service(web.clone()));
+    model.flush();
+    let open: Vec<_> = model.table().health_checks.keys().map(|port| port.number()).collect();
+    assert_eq!(open, [32_001]);
+    model.apply(Event::ServiceDeleted(web.name));
+    model.flush();
+    assert!(model.table().health_checks.is_empty());
 }
