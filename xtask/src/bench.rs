@@ -9,6 +9,7 @@ mod api;
 mod lab;
 mod memory;
 mod probe;
+mod proxy;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -39,6 +40,8 @@ pub struct Options {
 enum Inside {
     /// Measure the API server alone, on loopback: writes, lists, watches, memory, start.
     Api(api::Options),
+    /// Measure the proxy: first sync, one change to the kernel and to a client, CPU, memory.
+    Proxy(proxy::Options),
     /// Runs inside a node: connects until an HTTP answer comes and prints the monotonic time.
     #[command(hide = true)]
     Probe {
@@ -52,6 +55,7 @@ pub fn run(options: &Options) -> Result<()> {
     match &options.inside {
         Some(Inside::Probe { targets }) => return probe::until_answered(targets),
         Some(Inside::Api(options)) => return api::run(options),
+        Some(Inside::Proxy(options)) => return proxy::run(options),
         None => {}
     }
     let binary = match &options.binary {

@@ -5,8 +5,8 @@
 //! Every step is bounded in count and time; a step that ran out of time says how far it came. The
 //! figures are printed as they come and nothing is asserted.
 
-mod load;
-mod server;
+pub(super) mod load;
+pub(super) mod server;
 mod watch;
 
 use std::os::unix::process::CommandExt;
@@ -174,16 +174,16 @@ async fn list(server: &Server, there: usize) -> Result<()> {
     Ok(())
 }
 
-fn row(what: &str, figure: &str) {
+pub(super) fn row(what: &str, figure: &str) {
     println!("{what:<46} {figure}");
 }
 
-fn millis(time: Duration) -> String {
+pub(super) fn millis(time: Duration) -> String {
     format!("{:.1} ms", time.as_secs_f64() * 1e3)
 }
 
 /// A share of sorted times.
-fn share(sorted: &[Duration], share: f64) -> Duration {
+pub(super) fn share(sorted: &[Duration], share: f64) -> Duration {
     let at = (sorted.len() as f64 * share) as usize;
     sorted.get(at.min(sorted.len().saturating_sub(1))).copied().unwrap_or_default()
 }

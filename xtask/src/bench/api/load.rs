@@ -22,7 +22,8 @@ pub struct Create {
 }
 
 impl Create {
-    fn new(path: &'static str, object: &Value) -> Create {
+    /// A request to create an object at a path.
+    pub fn new(path: &'static str, object: &Value) -> Create {
         Create { path, body: object.to_string().into_bytes(), times: None }
     }
 
