@@ -141,9 +141,8 @@ impl Memory {
         let backlog = state.history.between(from, state.revision).into_iter();
         let backlog = backlog.filter(|fact| fact.key().starts_with(prefix)).collect();
         let (subscriber, queue) = Subscriber::new(memory.options.watch_queue);
-        let lagged = subscriber.lagged();
         let id = state.watchers.add(prefix, subscriber);
-        Ok(Watch::new(Arc::clone(memory), prefix, id, from, backlog, queue, lagged))
+        Ok(Watch::new(Arc::clone(memory), prefix, id, from, backlog, queue))
     }
 
     /// Forgets a watcher; it may be gone already.

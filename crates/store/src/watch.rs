@@ -4,10 +4,14 @@
 //! gets what was queued, then [`WatchError::Lagged`].
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
 
 use tokio::sync::mpsc::{self, error::TrySendError};
+use tokio::sync::oneshot;
 
 use crate::error::WatchError;
 use crate::fact::Fact;
@@ -56,6 +60,8 @@ pub struct Watch {
     backlog: VecDeque<Fact>,
     queue: mpsc::Receiver<Arc<Event>>,
     lagged: Arc<AtomicBool>,
+    /// Ends with the publisher's end; none once somebody waits for it.
+    followed: Option<oneshot::Receiver<Infallible>>,
     memory: Arc<Memory>,
     prefix: Box<str>,
     id: u64,
@@ -70,10 +76,11 @@ impl Watch {
         id: u64,
         from: Revision,
         backlog: VecDeque<Fact>,
-        queue: mpsc::Receiver<Arc<Event>>,
-        lagged: Arc<AtomicBool>,
+        queue: Queue,
     ) -> Self {
-        Self { backlog, queue, lagged, memory, prefix: prefix.into(), id, from }
+        let Queue { events: queue, lagged, followed } = queue;
+        let followed = Some(followed);
+        Self { backlog, queue, lagged, followed, memory, prefix: prefix.into(), id, from }
     }
 
     /// The next change. Cancel safe.
@@ -81,19 +88,31 @@ impl Watch {
     /// # Errors
     /// [`WatchError::Lagged`] when this watcher was too slow, [`WatchError::Closed`] at shutdown.
     pub async fn next(&mut self) -> Result<Event, WatchError> {
+        poll_fn(|context| self.poll_next(context)).await
+    }
+
+    /// As [`Watch::next`], for those who are polled themselves.
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Event, WatchError>> {
         if let Some(fact) = self.backlog.pop_front() {
-            return Ok(fact.event(None));
+            return Poll::Ready(Ok(fact.event(None)));
         }
-        match self.queue.recv().await {
+        Poll::Ready(match ready!(self.queue.poll_recv(context)) {
             Some(event) => Ok(Arc::unwrap_or_clone(event)),
             None if self.lagged.load(Ordering::Acquire) => Err(WatchError::Lagged),
             None => Err(WatchError::Closed),
-        }
+        })
     }
 
-    /// Whether this watcher was too slow and has been dropped by the publisher, though what was queued is not taken yet.
-    pub fn is_lagged(&self) -> bool {
-        self.lagged.load(Ordering::Acquire)
+    /// Waits until nothing more is queued for this watch, because it was too slow or because the store is closed. It
+    /// borrows nothing, so that somebody may wait who does not take the events. At once when asked for again.
+    pub fn abandoned(&mut self) -> impl Future<Output = ()> + Send + use<> {
+        let followed = self.followed.take();
+        async {
+            if let Some(followed) = followed {
+                // Nothing can be sent: it is the end that is waited for.
+                let _ = followed.await;
+            }
+        }
     }
 
     /// The revision up to which everything has been handed out, for a bookmark; none while changes
@@ -120,18 +139,27 @@ impl Drop for Watch {
 #[derive(Debug)]
 pub(crate) struct Subscriber {
     queue: mpsc::Sender<Arc<Event>>,
+    /// Set when the watcher is dropped for being slow.
     lagged: Arc<AtomicBool>,
+    /// Nothing is ever sent; it goes with the rest.
+    _following: oneshot::Sender<Infallible>,
+}
+
+/// The watcher's end of its queue.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    pub(crate) events: mpsc::Receiver<Arc<Event>>,
+    lagged: Arc<AtomicBool>,
+    followed: oneshot::Receiver<Infallible>,
 }
 
 impl Subscriber {
-    pub(crate) fn new(capacity: usize) -> (Self, mpsc::Receiver<Arc<Event>>) {
-        let (sender, queue) = mpsc::channel(capacity.max(1));
-        (Self { queue: sender, lagged: Arc::default() }, queue)
-    }
-
-    /// Set when the watcher is dropped for being slow.
-    pub(crate) fn lagged(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.lagged)
+    pub(crate) fn new(capacity: usize) -> (Self, Queue) {
+        let (sender, events) = mpsc::channel(capacity.max(1));
+        let (following, followed) = oneshot::channel();
+        let lagged = Arc::new(AtomicBool::new(false));
+        let queue = Queue { events, lagged: Arc::clone(&lagged), followed };
+        (Self { queue: sender, lagged, _following: following }, queue)
     }
 
     /// Queues an event; false when this watcher is to be dropped.

@@ -33,6 +33,9 @@ pub struct Options {
     /// Watchers of one kind at once.
     #[arg(long, default_value_t = 1_000)]
     watchers: usize,
+    /// The watchers alone, on an empty server.
+    #[arg(long)]
+    watchers_only: bool,
     /// The built server; set by this program for itself.
     #[arg(long, hide = true)]
     server: Option<PathBuf>,
@@ -76,6 +79,10 @@ async fn measure(options: &Options, program: PathBuf) -> Result<()> {
     let start = async |controllers| Server::start(&program, data.path(), controllers).await;
 
     let mut server = start(false).await?;
+    if options.watchers_only {
+        watch::many(&server, options.watchers, &mut 0).await?;
+        return server.stop();
+    }
     row("start to ready, empty", &millis(server.ready));
     row("resident, empty", &server.resident()?);
     let load = Load::new(&server, options.connections).await?;

@@ -209,7 +209,7 @@ impl Inner {
             include,
             stopping: self.stopping.clone(),
             counters: self.metrics.watch(call.kind),
-            counted: call.request.extensions_mut().remove::<SharedCount>(),
+            _counted: call.request.extensions_mut().remove::<SharedCount>(),
         })?;
         Ok(respond::watch(lines))
     }

@@ -1,8 +1,10 @@
 //! Watches: changes as lines of JSON, from a revision on or after the present state.
 //!
-//! A watch is a task between the store's bounded queue and the connection: a slow client fills the queue and is then cut
-//! off, so that it never holds memory or anybody else up. It has seen everything up to its last event and may watch again
-//! from there. An object that begins or ceases to match the selectors is seen as added or deleted.
+//! A watch is a stream that its connection polls: an event wakes the connection and nothing between. A slow client fills
+//! the store's bounded queue and is then cut off, so that it never holds memory or anybody else up. It has seen everything
+//! up to its last event and may watch again from there. A connection whose client does not read polls nothing, so each
+//! watch has a [`guard`] that sleeps until its end and takes away what it holds. An object that begins or ceases to match
+//! the selectors is seen as added or deleted.
 //!
 //! | `resourceVersion` | without `sendInitialEvents` | `true` | `false` |
 //! |---|---|---|---|
@@ -12,18 +14,21 @@
 //! Upstream: `storage/cacher`, KEP-956 (bookmarks), KEP-3157 (initial events).
 
 use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::Stream;
-use futures::stream;
+use parking_lot::Mutex;
 use portolan_api::Kind;
-use portolan_store::{self as store, Event, Revision, Stored, WatchError};
+use portolan_store::{self as store, Event, Revision, Stored};
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::Registry;
 use crate::encode::{EventType, Form, Partial, Versioned, event_line};
@@ -40,10 +45,8 @@ const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
 /// The last bookmark comes this long before the end.
 const FINAL_BOOKMARK: Duration = Duration::from_secs(2);
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
-/// Lines that are made ahead of a client.
-const LINES: usize = 4;
-/// How often a watcher whose client takes nothing looks whether it has fallen behind.
-const STUCK_CHECK: Duration = Duration::from_secs(1);
+/// How long a watcher that has fallen behind may take what is queued for it.
+const LAST_EVENTS: Duration = Duration::from_secs(1);
 /// Events that wait already, as at the start of a watch, are sent together up to this many bytes.
 const TOGETHER: usize = 32 << 10;
 
@@ -59,7 +62,7 @@ pub(crate) struct WatchSpec {
     /// Counts what is sent.
     pub(crate) counters: WatchCounters,
     /// Counts the watch for as long as it runs, which may be shorter than the client holds its end.
-    pub(crate) counted: Option<SharedCount>,
+    pub(crate) _counted: Option<SharedCount>,
 }
 
 struct Watcher {
@@ -69,9 +72,25 @@ struct Watcher {
     /// What was there when the watch began, and is not sent yet.
     initial: VecDeque<Pending>,
     headers: Headers,
-    bookmark_at: Instant,
+    /// Until the next bookmark, for those who want them.
+    bookmark: Option<Pin<Box<Sleep>>>,
     ends_at: Instant,
     ended: bool,
+}
+
+/// A watch as its connection and its [`guard`] share it.
+#[derive(Default)]
+struct Place {
+    /// None once it is over.
+    watcher: Option<Watcher>,
+    /// The connection, while it waits.
+    reader: Option<Waker>,
+}
+
+/// The lines of a watch.
+struct Lines {
+    place: Arc<Mutex<Place>>,
+    _guard: AbortOnDropHandle<()>,
 }
 
 enum Pending {
@@ -125,7 +144,7 @@ impl Registry {
             (Some(false), None) => self.store.revision(),
         };
         let mut ended = false;
-        let changes = match self.store.watch(&prefix, start) {
+        let mut changes = match self.store.watch(&prefix, start) {
             Ok(changes) => changes,
             Err(error @ store::StoreError::Compacted { .. }) => {
                 initial.push_back(Pending::Line(error_line(&Status::from(&error))));
@@ -140,9 +159,13 @@ impl Registry {
             .unwrap_or_else(|| MINIMUM_TIMEOUT + random_below(MINIMUM_TIMEOUT));
         let now = Instant::now();
         let ends_at = now + Duration::from_secs(seconds.min(86_400));
+        let end = end(changes.abandoned(), ends_at, spec.stopping.clone());
         let watcher = Watcher {
             registry: self.clone(),
-            bookmark_at: next_bookmark(now, ends_at),
+            bookmark: spec
+                .options
+                .bookmarks
+                .then(|| Box::pin(sleep_until(next_bookmark(now, ends_at)))),
             spec,
             changes,
             initial,
@@ -150,12 +173,50 @@ impl Registry {
             ends_at,
             ended,
         };
-        let (lines, receiver) = mpsc::channel(LINES);
-        tokio::spawn(watcher.run(lines));
-        Ok(stream::unfold(receiver, |mut receiver| async move {
-            let line = receiver.recv().await?;
-            Some((line, receiver))
-        }))
+        let place = Arc::new(Mutex::new(Place { watcher: Some(watcher), reader: None }));
+        let guard = tokio::spawn(guard(place.clone(), end));
+        Ok(Lines { place, _guard: AbortOnDropHandle::new(guard) })
+    }
+}
+
+/// When a watch is over, whatever its client does.
+async fn end(abandoned: impl Future<Output = ()>, ends_at: Instant, stopping: CancellationToken) {
+    let behind = async {
+        abandoned.await;
+        sleep(LAST_EVENTS).await;
+    };
+    tokio::select! {
+        () = behind => {}
+        () = sleep_until(ends_at) => {}
+        () = stopping.cancelled() => {}
+    }
+}
+
+/// Ends a watch when it is time: nobody else would, if its client does not read.
+async fn guard(place: Arc<Mutex<Place>>, end: impl Future<Output = ()>) {
+    end.await;
+    let over = std::mem::take(&mut *place.lock());
+    if let Some(reader) = over.reader {
+        reader.wake();
+    }
+}
+
+impl Stream for Lines {
+    type Item = Bytes;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        let mut place = self.place.lock();
+        let Some(watcher) = &mut place.watcher else { return Poll::Ready(None) };
+        let line = watcher.poll_line(context);
+        match &line {
+            Poll::Ready(Some(_)) => {}
+            Poll::Ready(None) => *place = Place::default(),
+            Poll::Pending => match &mut place.reader {
+                Some(reader) => reader.clone_from(context.waker()),
+                none => *none = Some(context.waker().clone()),
+            },
+        }
+        line
     }
 }
 
@@ -194,58 +255,29 @@ fn error_line(status: &Status) -> Bytes {
 }
 
 impl Watcher {
-    /// Hands lines to the connection. It runs by itself because a connection whose client does not read is not looked
-    /// after by anybody: what the store keeps for a watcher must go all the same.
-    async fn run(mut self, lines: mpsc::Sender<Bytes>) {
-        let _counted = self.spec.counted.take();
-        loop {
-            let line = tokio::select! {
-                line = self.next_line() => line,
-                () = lines.closed() => return,
-            };
-            let Some(line) = line else { return };
-            let taken = loop {
-                tokio::select! {
-                    taken = lines.reserve() => break taken,
-                    () = tokio::time::sleep(STUCK_CHECK) => if self.changes.is_lagged() { return },
-                    () = sleep_until(self.ends_at) => return,
-                    () = self.spec.stopping.cancelled() => return,
-                }
-            };
-            match taken {
-                Ok(place) => place.send(line),
-                Err(_) => return,
-            }
-        }
-    }
-
-    async fn next_line(&mut self) -> Option<Bytes> {
+    /// The next line; none at the end.
+    fn poll_line(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
         if let Some(lines) = self.initial_lines() {
-            return Some(lines);
+            return Poll::Ready(Some(lines));
+        }
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        while let Poll::Ready(change) = self.changes.poll_next(context) {
+            // At the end the client has all events up to here, and goes on from its last one.
+            let Ok(event) = change else { return Poll::Ready(None) };
+            if let Some(change) = self.take(event) {
+                let line = self.encode(&change);
+                self.spec.counters.sent(line.len());
+                return Poll::Ready(Some(line));
+            }
         }
         loop {
-            if self.ended {
-                return None;
-            }
-            tokio::select! {
-                biased;
-                change = self.changes.next() => match change {
-                    Ok(event) => if let Some(change) = self.take(event) {
-                        let line = self.encode(&change);
-                        self.spec.counters.sent(line.len());
-                        return Some(line);
-                    },
-                    // The client has all events up to here, and goes on from its last one.
-                    Err(WatchError::Lagged | WatchError::Closed) => return None,
-                },
-                () = sleep_until(self.bookmark_at), if self.spec.options.bookmarks => {
-                    self.bookmark_at = next_bookmark(Instant::now(), self.ends_at);
-                    if let Some(progress) = self.changes.progress() {
-                        return Some(self.spec.bookmark(progress, None));
-                    }
-                }
-                () = sleep_until(self.ends_at) => return None,
-                () = self.spec.stopping.cancelled() => return None,
+            let Some(bookmark) = &mut self.bookmark else { return Poll::Pending };
+            ready!(bookmark.as_mut().poll(context));
+            bookmark.as_mut().reset(next_bookmark(Instant::now(), self.ends_at));
+            if let Some(progress) = self.changes.progress() {
+                return Poll::Ready(Some(self.spec.bookmark(progress, None)));
             }
         }
     }

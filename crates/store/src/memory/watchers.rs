@@ -101,7 +101,7 @@ mod tests {
             let reached = queues
                 .iter_mut()
                 .map(|(prefix, _, queue)| {
-                    let got = queue.try_recv().is_ok();
+                    let got = queue.events.try_recv().is_ok();
                     (prefix.to_string(), got)
                 })
                 .collect::<Vec<_>>();

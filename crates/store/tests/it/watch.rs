@@ -1,3 +1,6 @@
+use std::pin::pin;
+
+use futures::FutureExt as _;
 use portolan_store::{Event, StoreError, WatchError};
 
 use super::*;
@@ -45,6 +48,28 @@ async fn a_slow_watcher_is_closed_and_the_others_go_on() {
     assert_eq!(slow.next().await, Err(WatchError::Lagged));
     assert_eq!(slow.progress(), None);
     assert_eq!(&**other.next().await.unwrap().key(), "/3");
+}
+
+#[tokio::test]
+async fn who_takes_nothing_can_still_wait_for_the_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = small(&directory, Options { watch_queue: 2, ..Options::default() });
+    let mut slow = store.watch("/a", store.revision()).unwrap();
+    let mut patient = store.watch("/b", store.revision()).unwrap();
+    let (mut lagged, mut closed) = (pin!(slow.abandoned()), pin!(patient.abandoned()));
+    for n in 0..2 {
+        store.commit(vec![create(&format!("/a{n}"), n)]).await.unwrap();
+    }
+    assert_eq!(lagged.as_mut().now_or_never(), None);
+    store.commit(vec![create("/a2", 2)]).await.unwrap();
+    lagged.await;
+    // What was queued can be taken all the same.
+    assert_eq!(&**slow.next().await.unwrap().key(), "/a0");
+    assert_eq!(closed.as_mut().now_or_never(), None);
+    drop(store);
+    closed.await;
+    assert_eq!(patient.next().await, Err(WatchError::Closed));
+    assert_eq!(patient.abandoned().now_or_never(), Some(()));
 }
 
 #[tokio::test]

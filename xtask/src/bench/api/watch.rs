@@ -35,11 +35,18 @@ impl Times {
     }
 }
 
+/// What one watcher has seen.
+struct Seen {
+    /// For every object, when its event came.
+    events: Vec<(usize, u64)>,
+    /// Its end, which would else be closed while others still wait for their last event.
+    _stream: Box<dyn Send>,
+}
+
 /// Watchers at work.
 pub struct Watching {
     times: Arc<Times>,
-    /// Each gives, for every object, when its event came.
-    watchers: JoinSet<Result<Vec<(usize, u64)>>>,
+    watchers: JoinSet<Result<Seen>>,
 }
 
 impl Watching {
@@ -74,9 +81,13 @@ impl Watching {
 
     /// Waits until all have heard of everything; tells how late.
     pub async fn finish(mut self) -> Result<String> {
+        let mut all = Vec::with_capacity(self.watchers.len());
+        while let Some(seen) = self.watchers.join_next().await {
+            all.push(seen??);
+        }
         let (mut from_sent, mut from_answer) = (Vec::new(), Vec::new());
-        while let Some(events) = self.watchers.join_next().await {
-            for (n, came) in events?? {
+        for seen in &all {
+            for &(n, came) in &seen.events {
                 let since = |at: &AtomicU64| {
                     Duration::from_nanos(came.saturating_sub(at.load(Ordering::Relaxed)))
                 };
@@ -94,26 +105,26 @@ impl Watching {
 }
 
 async fn listen(
-    mut stream: impl AsyncBufRead + Unpin,
+    mut stream: impl AsyncBufRead + Send + Unpin + 'static,
     times: Arc<Times>,
     count: usize,
-) -> Result<Vec<(usize, u64)>> {
-    let mut seen = Vec::with_capacity(count);
+) -> Result<Seen> {
+    let mut events = Vec::with_capacity(count);
     let mut line = Vec::new();
     let listening = async {
-        while seen.len() < count {
+        while events.len() < count {
             line.clear();
             ensure!(stream.read_until(b'\n', &mut line).await? > 0, "a watch ended");
             let came = since(times.start);
             let number = number(&line).context("an event without the name of a Service")?;
             if let Some(n) = number.checked_sub(times.first).filter(|n| *n < count) {
-                seen.push((n, came));
+                events.push((n, came));
             }
         }
         Ok(())
     };
     tokio::time::timeout(LIMIT, listening).await.context("events are missing")??;
-    Ok(seen)
+    Ok(Seen { events, _stream: Box::new(stream) })
 }
 
 /// The number in the name of a Service, without parsing the rest.
