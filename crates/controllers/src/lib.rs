@@ -5,11 +5,13 @@
 //! kind, and level-triggered work queues. They speak to the API server only through
 //! [`kube::Client`], so they run beside the embedded API server and against any other.
 
+mod accounttokens;
 #[doc(hidden)]
 pub mod bench;
 mod cache;
 mod claim;
 mod clock;
+mod clusterroleaggregation;
 mod config;
 mod daemonset;
 mod deployment;

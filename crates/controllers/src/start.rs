@@ -9,7 +9,9 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::accounttokens::AccountTokens;
 use crate::clock::Clock;
+use crate::clusterroleaggregation::ClusterRoleAggregation;
 use crate::daemonset::DaemonSets;
 use crate::deployment::Deployments;
 use crate::endpoints::EndpointsController;
@@ -61,6 +63,8 @@ pub(crate) async fn run(
         NodeLifecycle::new(&kinds, &recorder, &clock, config.node_monitor_grace_period);
     let taint_eviction = TaintEviction::new(&kinds, &recorder, &clock);
     let contents = NamespaceContents::new(&kinds, &config.root_ca);
+    let account_tokens = AccountTokens::new(&client, &config.root_ca);
+    let aggregation = ClusterRoleAggregation::new(&client);
     let scheduler = Scheduler::new(&kinds, scheduler_client, &scheduler_recorder, &clock);
     let endpoint_slices = EndpointSlices::new(
         &kinds,
@@ -77,10 +81,14 @@ pub(crate) async fn run(
     let deployments = Deployments::new(&kinds, &recorder, &clock);
 
     kinds.follow(&mut tasks, &stop);
+    account_tokens.follow(&mut tasks, &stop);
+    aggregation.follow(&mut tasks, &stop);
     tasks.spawn(Arc::clone(&garbage_collector).follow(stop.clone()));
     let synced = async {
         kinds.synced().await;
         garbage_collector.synced().await;
+        account_tokens.synced().await;
+        aggregation.synced().await;
     };
     tokio::select! {
         () = synced => {}
@@ -95,6 +103,8 @@ pub(crate) async fn run(
     work(&mut tasks, &node_lifecycle, workers, &stop);
     work(&mut tasks, &taint_eviction, workers, &stop);
     work(&mut tasks, &contents, workers, &stop);
+    work(&mut tasks, &account_tokens, workers, &stop);
+    work(&mut tasks, &aggregation, 1, &stop);
     work(&mut tasks, &scheduler, BINDERS, &stop);
     work(&mut tasks, &endpoint_slices, workers, &stop);
     work(&mut tasks, &endpoints, workers, &stop);

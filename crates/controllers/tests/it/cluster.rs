@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::authentication::v1::TokenReview;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Node, Pod, Service, ServiceAccount, Toleration,
+    ConfigMap, Endpoints, Node, Pod, Secret, Service, ServiceAccount, Toleration,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::rbac::v1::ClusterRole;
 use kube::api::{Api, DeleteParams, ListParams};
 use kube::{Client, ResourceExt};
 use serde_json::json;
@@ -60,6 +62,78 @@ fn every_namespace_has_its_account_and_the_ca_and_gets_them_back() {
         until(&maps, "the CA", has_ca).await;
         maps.delete("kube-root-ca.crt", &DeleteParams::default()).await.unwrap();
         until(&maps, "the CA again", has_ca).await;
+        world.stop().await;
+    });
+}
+
+#[test]
+fn a_secret_for_an_account_is_filled_and_goes_with_it() {
+    run(async {
+        let world = World::start().await;
+        world.namespace("shop").await;
+        let accounts: Api<ServiceAccount> = Api::namespaced(world.client.clone(), "shop");
+        let secrets: Api<Secret> = Api::namespaced(world.client.clone(), "shop");
+        let account = create(&accounts, json!({"metadata": {"name": "till"}})).await;
+        let secret = json!({
+            "metadata": {
+                "name": "till-token",
+                "annotations": {"kubernetes.io/service-account.name": "till"},
+            },
+            "type": "kubernetes.io/service-account-token",
+        });
+        create(&secrets, secret).await;
+        let filled = until_one(&secrets, "till-token", "filled", |s| s.data.is_some()).await;
+        let uid = &filled.annotations()["kubernetes.io/service-account.uid"];
+        assert_eq!(uid, account.metadata.uid.as_ref().unwrap());
+        let data = filled.data.unwrap();
+        let text = |key: &str| String::from_utf8(data[key].0.clone()).unwrap();
+        assert_eq!((text("ca.crt"), text("namespace")), ("the CA".into(), "shop".into()));
+
+        let review = async |token: String| {
+            let reviews: Api<TokenReview> = Api::all(world.client.clone());
+            create(&reviews, json!({"metadata": {}, "spec": {"token": token}}))
+                .await
+                .status
+                .unwrap()
+        };
+        let user = review(text("token")).await.user.unwrap();
+        assert_eq!(user.username.as_deref(), Some("system:serviceaccount:shop:till"));
+
+        accounts.delete("till", &DeleteParams::default()).await.unwrap();
+        until(&secrets, "no Secret without its account", <[_]>::is_empty).await;
+        assert_ne!(review(text("token")).await.authenticated, Some(true));
+        world.stop().await;
+    });
+}
+
+#[test]
+fn a_role_that_aggregates_follows_the_roles_that_it_selects() {
+    run(async {
+        let world = World::start().await;
+        let roles: Api<ClusterRole> = Api::all(world.client.clone());
+        let part = |name: &str, resource: &str| {
+            json!({
+                "metadata": {"name": name, "labels": {"for": "auditors"}},
+                "rules": [{"verbs": ["get"], "apiGroups": [""], "resources": [resource]}],
+            })
+        };
+        create(&roles, part("b", "pods")).await;
+        let whole = json!({
+            "metadata": {"name": "auditors"},
+            "aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {"for": "auditors"}}]},
+        });
+        create(&roles, whole).await;
+        let has = |wanted: &'static [&'static str]| {
+            move |role: &ClusterRole| {
+                let rules = role.rules.iter().flatten();
+                rules.flat_map(|rule| rule.resources.iter().flatten()).eq(wanted)
+            }
+        };
+        until_one(&roles, "auditors", "the rules of one", has(&["pods"])).await;
+        create(&roles, part("a", "nodes")).await;
+        until_one(&roles, "auditors", "the rules of two", has(&["nodes", "pods"])).await;
+        roles.delete("b", &DeleteParams::default()).await.unwrap();
+        until_one(&roles, "auditors", "the rules of the other", has(&["nodes"])).await;
         world.stop().await;
     });
 }
