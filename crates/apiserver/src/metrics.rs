@@ -29,6 +29,7 @@ pub(crate) use self::allocation::{AllocationMetrics, Scope};
 pub(crate) use self::labels::RequestLabels;
 
 type Number = Gauge<i64, AtomicI64>;
+type Source = Box<dyn Fn() -> String + Send + Sync>;
 
 /// Upstream's buckets of durations, in seconds.
 const DURATIONS: [f64; 23] = [
@@ -72,6 +73,8 @@ struct BuildLabels {
 /// All of the server's metrics.
 pub(crate) struct Metrics {
     registry: Mutex<Registry>,
+    /// What others in this process count, as OpenMetrics text.
+    beside: Mutex<Vec<Source>>,
     requests: Family<CodeLabels, Counter>,
     terminations: Family<CodeLabels, Counter>,
     durations: Family<RequestLabels, Histogram>,
@@ -91,6 +94,7 @@ impl Metrics {
         let metrics = Metrics {
             allocation: AllocationMetrics::new(&mut registry),
             registry: Mutex::new(registry),
+            beside: Mutex::default(),
             requests: Family::default(),
             terminations: Family::default(),
             durations: Family::new_with_constructor(|| Histogram::new(DURATIONS)),
@@ -222,12 +226,20 @@ impl Metrics {
         }
     }
 
+    /// Serves what somebody else in this process counts, too.
+    pub(crate) fn beside(&self, source: Source) {
+        self.beside.lock().push(source);
+    }
+
     /// The text form, version 0.0.4.
     pub(crate) fn respond(&self, store: &Store) -> Result<Response<Body>> {
         self.count_objects(store);
         let mut text = String::new();
         encode(&mut text, &self.registry.lock()).map_err(Status::internal)?;
         let mut text = plain_text(&text);
+        for source in self.beside.lock().iter() {
+            text.push_str(&plain_text(&source()));
+        }
         text.push_str(&process::text());
         let mut response = respond::text(StatusCode::OK, text);
         let content_type = "text/plain; version=0.0.4; charset=utf-8";

@@ -125,6 +125,12 @@ impl Server {
         Ok(Server { inner })
     }
 
+    /// Serves at `/metrics` what the source gives, as OpenMetrics text, beside the server's own: others that run in this
+    /// process have no address of their own.
+    pub fn serve_metrics_of(&self, source: impl Fn() -> String + Send + Sync + 'static) {
+        self.inner.metrics.beside(Box::new(source));
+    }
+
     /// A tower service that acts as `user`, for `kube::Client::new(server.service(user), "default")`.
     pub fn service(&self, user: UserInfo) -> Service {
         Service { inner: self.inner.clone(), user }

@@ -1,10 +1,12 @@
 //! What the controllers count, under upstream's names.
 
+pub(crate) mod queues;
 pub(crate) mod slices;
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 
+use self::queues::Queues;
 use self::slices::SliceMetrics;
 
 /// All metrics of the controllers.
@@ -12,13 +14,15 @@ use self::slices::SliceMetrics;
 pub struct Metrics {
     registry: Registry,
     pub(crate) slices: SliceMetrics,
+    pub(crate) queues: Queues,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::default();
         let slices = SliceMetrics::new(&mut registry);
-        Self { registry, slices }
+        let queues = Queues::new(&mut registry);
+        Self { registry, slices, queues }
     }
 }
 

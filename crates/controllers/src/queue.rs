@@ -4,7 +4,7 @@
 //! handed to a second worker, and an addition meanwhile makes it wait again afterwards. Failures
 //! of one key back off exponentially without holding up other keys (client-go's workqueue).
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::Hash;
 use std::time::Duration;
 
@@ -12,6 +12,8 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+use crate::metrics::queues::QueueMetrics;
 
 /// The first delay after a failure.
 const BASE: Duration = Duration::from_millis(5);
@@ -27,13 +29,16 @@ pub(crate) struct WorkQueue<K> {
 
 struct State<K> {
     ready: VecDeque<K>,
-    waiting: HashSet<K>,
-    running: HashSet<K>,
+    /// Keys that wait, with when they were added.
+    waiting: HashMap<K, Instant>,
+    /// Keys that are worked on, with when that began.
+    running: HashMap<K, Instant>,
     /// Keys due later, by time and a tie-breaking number.
     delayed: BTreeMap<(Instant, u64), K>,
     due: HashMap<K, (Instant, u64)>,
     failures: HashMap<K, u32>,
     serial: u64,
+    metrics: Option<QueueMetrics>,
 }
 
 impl<K: Clone + Eq + Hash> WorkQueue<K> {
@@ -41,15 +46,25 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
         Self {
             state: Mutex::new(State {
                 ready: VecDeque::new(),
-                waiting: HashSet::new(),
-                running: HashSet::new(),
+                waiting: HashMap::new(),
+                running: HashMap::new(),
                 delayed: BTreeMap::new(),
                 due: HashMap::new(),
                 failures: HashMap::new(),
                 serial: 0,
+                metrics: None,
             }),
             wake: Notify::new(),
         }
+    }
+
+    /// Counts from now on; what waits already as just added.
+    pub(crate) fn measure(&self, metrics: QueueMetrics) {
+        let mut state = self.state.lock();
+        for _ in &state.waiting {
+            metrics.added();
+        }
+        state.metrics = Some(metrics);
     }
 
     /// Adds a key for work at once.
@@ -73,10 +88,14 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
         loop {
             let deadline = {
                 let mut state = self.state.lock();
-                state.promote(Instant::now());
+                let now = Instant::now();
+                state.promote(now);
                 if let Some(key) = state.ready.pop_front() {
-                    state.waiting.remove(&key);
-                    state.running.insert(key.clone());
+                    let added = state.waiting.remove(&key);
+                    if let (Some(metrics), Some(added)) = (&state.metrics, added) {
+                        metrics.taken(now - added);
+                    }
+                    state.running.insert(key.clone(), now);
                     // Pass the baton: another worker takes what is left, or watches the delays.
                     if !state.ready.is_empty() || !state.delayed.is_empty() {
                         self.wake.notify_one();
@@ -113,6 +132,9 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
             let failures = state.failures.entry(key.clone()).or_insert(0);
             *failures += 1;
             let failures = *failures;
+            if let Some(metrics) = &state.metrics {
+                metrics.failed();
+            }
             state.delay(key.clone(), Instant::now() + backoff(failures));
             failures
         };
@@ -122,8 +144,11 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
 
     fn finish(&self, key: &K) {
         let mut state = self.state.lock();
-        state.running.remove(key);
-        if state.waiting.contains(key) {
+        let begun = state.running.remove(key);
+        if let (Some(metrics), Some(begun)) = (&state.metrics, begun) {
+            metrics.done(begun.elapsed());
+        }
+        if state.waiting.contains_key(key) {
             state.ready.push_back(key.clone());
         }
         drop(state);
@@ -134,13 +159,17 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
 impl<K: Clone + Eq + Hash> State<K> {
     /// Returns whether a worker should wake.
     fn add(&mut self, key: K) -> bool {
-        if !self.waiting.insert(key.clone()) {
+        if self.waiting.contains_key(&key) {
             return false;
+        }
+        self.waiting.insert(key.clone(), Instant::now());
+        if let Some(metrics) = &self.metrics {
+            metrics.added();
         }
         if let Some(at) = self.due.remove(&key) {
             self.delayed.remove(&at);
         }
-        if self.running.contains(&key) {
+        if self.running.contains_key(&key) {
             return false;
         }
         self.ready.push_back(key);
@@ -232,6 +261,31 @@ mod tests {
         assert_eq!(queue.next(&stop).await, Some(1));
         assert!(before.elapsed() < Duration::from_secs(4));
         assert!(queue.state.lock().delayed.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_waits_and_what_failed_is_counted() {
+        let metrics = crate::Metrics::default();
+        let (queue, stop) = (WorkQueue::new(), CancellationToken::new());
+        queue.add(1);
+        queue.measure(metrics.queues.of("letters"));
+        for key in [1, 2, 3] {
+            queue.add(key);
+        }
+        queue.next(&stop).await;
+        queue.failed(&1);
+        queue.next(&stop).await;
+        queue.succeeded(&2);
+        let text = metrics.text();
+        for line in [
+            "workqueue_depth{name=\"letters\"} 1",
+            "workqueue_adds_total{name=\"letters\"} 3",
+            "workqueue_retries_total{name=\"letters\"} 1",
+            "workqueue_queue_duration_seconds_count{name=\"letters\"} 2",
+            "workqueue_work_duration_seconds_count{name=\"letters\"} 2",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in {text}");
+        }
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::kind::is_conflict;
 use crate::queue::WorkQueue;
-use crate::{Error, Result};
+use crate::{Error, Metrics, Result};
 
 /// A controller: brings what one key stands for nearer to what is wanted.
 pub(crate) trait Reconcile: Send + Sync + 'static {
@@ -28,20 +28,25 @@ pub(crate) trait Reconcile: Send + Sync + 'static {
     fn reconcile(&self, key: &Self::Key) -> impl Future<Output = Result<Option<Duration>>> + Send;
 }
 
-/// Starts a controller's workers.
-pub(crate) fn work<R: Reconcile>(
-    tasks: &mut JoinSet<()>,
-    controller: &Arc<R>,
-    workers: usize,
-    shutdown: &CancellationToken,
-) {
-    for _ in 0..workers.max(1) {
-        let (controller, shutdown) = (Arc::clone(controller), shutdown.clone());
-        tasks.spawn(async move {
-            while let Some(key) = controller.queue().next(&shutdown).await {
-                step(&*controller, &key, &shutdown).await;
-            }
-        });
+/// Starts the workers of controllers.
+pub(crate) struct Workers<'a> {
+    pub(crate) tasks: &'a mut JoinSet<()>,
+    pub(crate) metrics: &'a Metrics,
+    pub(crate) stop: &'a CancellationToken,
+}
+
+impl Workers<'_> {
+    /// Starts so many for a controller, at least one.
+    pub(crate) fn on<R: Reconcile>(&mut self, controller: &Arc<R>, workers: usize) {
+        controller.queue().measure(self.metrics.queues.of(R::NAME));
+        for _ in 0..workers.max(1) {
+            let (controller, stop) = (Arc::clone(controller), self.stop.clone());
+            self.tasks.spawn(async move {
+                while let Some(key) = controller.queue().next(&stop).await {
+                    step(&*controller, &key, &stop).await;
+                }
+            });
+        }
     }
 }
 

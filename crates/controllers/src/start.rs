@@ -25,7 +25,7 @@ use crate::namespace::Namespaces;
 use crate::node::eviction::TaintEviction;
 use crate::node::ipam::NodeIpam;
 use crate::node::lifecycle::NodeLifecycle;
-use crate::reconcile::{Reconcile, work};
+use crate::reconcile::{Reconcile, Workers};
 use crate::replicaset::ReplicaSets;
 use crate::scheduler::Scheduler;
 use crate::serviceaccount::NamespaceContents;
@@ -96,23 +96,24 @@ pub(crate) async fn run(
     }
 
     let workers = config.workers;
-    work(&mut tasks, &namespaces, workers, &stop);
-    work(&mut tasks, &garbage_collector, COLLECTORS, &stop);
+    let mut work = Workers { tasks: &mut tasks, metrics: &config.metrics, stop: &stop };
+    work.on(&namespaces, workers);
+    work.on(&garbage_collector, COLLECTORS);
     // One worker: no slice of the cluster CIDR is given twice.
-    work(&mut tasks, &node_ipam, 1, &stop);
-    work(&mut tasks, &node_lifecycle, workers, &stop);
-    work(&mut tasks, &taint_eviction, workers, &stop);
-    work(&mut tasks, &contents, workers, &stop);
-    work(&mut tasks, &account_tokens, workers, &stop);
-    work(&mut tasks, &aggregation, 1, &stop);
-    work(&mut tasks, &scheduler, BINDERS, &stop);
-    work(&mut tasks, &endpoint_slices, workers, &stop);
-    work(&mut tasks, &endpoints, workers, &stop);
-    work(&mut tasks, &mirroring, workers, &stop);
-    work(&mut tasks, &replica_sets, workers, &stop);
-    work(&mut tasks, &stateful_sets, workers, &stop);
-    work(&mut tasks, &daemon_sets, workers, &stop);
-    work(&mut tasks, &deployments, workers, &stop);
+    work.on(&node_ipam, 1);
+    work.on(&node_lifecycle, workers);
+    work.on(&taint_eviction, workers);
+    work.on(&contents, workers);
+    work.on(&account_tokens, workers);
+    work.on(&aggregation, 1);
+    work.on(&scheduler, BINDERS);
+    work.on(&endpoint_slices, workers);
+    work.on(&endpoints, workers);
+    work.on(&mirroring, workers);
+    work.on(&replica_sets, workers);
+    work.on(&stateful_sets, workers);
+    work.on(&daemon_sets, workers);
+    work.on(&deployments, workers);
     tasks.spawn(podgc::collect(
         Arc::clone(&kinds),
         Arc::clone(&clock),

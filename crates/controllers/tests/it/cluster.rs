@@ -1,6 +1,7 @@
 //! What the cluster itself comes with: pod CIDRs and the contents of namespaces.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
@@ -134,6 +135,36 @@ fn a_role_that_aggregates_follows_the_roles_that_it_selects() {
         until_one(&roles, "auditors", "the rules of two", has(&["nodes", "pods"])).await;
         roles.delete("b", &DeleteParams::default()).await.unwrap();
         until_one(&roles, "auditors", "the rules of the other", has(&["nodes"])).await;
+        world.stop().await;
+    });
+}
+
+#[test]
+fn what_the_controllers_count_is_served_beside_the_servers_own() {
+    run(async {
+        let config = config();
+        let metrics = Arc::clone(&config.metrics);
+        let world = World::start_with(config).await;
+        world.server.serve_metrics_of(move || metrics.text());
+        let services: Api<Service> = Api::default_namespaced(world.client.clone());
+        let spec = json!({"selector": {"app": "web"}, "ports": [{"port": 80}]});
+        create(&services, json!({"metadata": {"name": "web"}, "spec": spec})).await;
+        let slices: Api<EndpointSlice> = Api::default_namespaced(world.client.clone());
+        until(&slices, "the Service's slice", |list| {
+            list.iter().any(|slice| slice.name_any().starts_with("web-"))
+        })
+        .await;
+        let request = http::Request::get("/metrics").body(Vec::new()).unwrap();
+        let text = world.client.request_text(request).await.unwrap();
+        for name in [
+            "apiserver_request_total{",
+            "endpoint_slice_controller_changes{operation=\"create\"} 1",
+            "workqueue_adds_total{name=\"endpointslice\"}",
+            "# TYPE workqueue_retries_total counter",
+        ] {
+            assert!(text.lines().any(|line| line.starts_with(name)), "{name} is not in {text}");
+        }
+        assert!(!text.contains("# EOF"));
         world.stop().await;
     });
 }

@@ -60,7 +60,7 @@ pub(crate) struct World {
     clients: Clients,
     stop: CancellationToken,
     controllers: Controllers,
-    server: Server,
+    pub(crate) server: Server,
     pki: Arc<Pki>,
     dir: tempfile::TempDir,
 }

@@ -127,7 +127,7 @@ impl Lab {
             controllers: client("system:kube-controller-manager"),
             scheduler: client("system:kube-scheduler"),
         };
-        self.start_controllers(clients, &pki);
+        self.start_controllers(clients, &pki, &server);
         kube_system::reset_nodes(&lab_client, config).await?;
         let observed = Observed::start(&lab_client, &self.plane);
         self.plane_tasks.spawn(pod_routes::keep(
@@ -252,12 +252,19 @@ impl Lab {
         Ok(nodes.into_iter().map(|(_, node)| node).collect())
     }
 
-    fn start_controllers(&self, clients: portolan_controllers::Clients, pki: &Pki) {
+    fn start_controllers(
+        &self,
+        clients: portolan_controllers::Clients,
+        pki: &Pki,
+        server: &Server,
+    ) {
         self.board.starting("controllers");
         let config = portolan_controllers::Config::new(
             self.boot.config.cluster_cidr.iter(),
             pki.certificate_pem(),
         );
+        let metrics = Arc::clone(&config.metrics);
+        server.serve_metrics_of(move || metrics.text());
         let (ready, is_ready) = oneshot::channel();
         let (board, shutdown) = (self.board.clone(), self.plane.clone());
         self.plane_tasks.spawn(async move {
