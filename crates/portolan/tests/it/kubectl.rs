@@ -67,6 +67,12 @@ fn bad_input_gets_the_answers_of_a_kubernetes_api_server() {
 }
 
 #[test]
+fn services_are_handled_as_the_introduction_says() {
+    let test = "services_are_handled_as_the_introduction_says";
+    on_a_lab(test, User::Ordinary, transcripts::services);
+}
+
+#[test]
 fn every_way_goes_through_the_lab_as_root() {
     on_a_lab_of_ways("every_way_goes_through_the_lab_as_root", User::Root);
 }

@@ -24,6 +24,11 @@ pub(crate) fn bad_input(cluster: &Cluster) {
     assert_eq!(state(), before, "bad input changed something");
 }
 
+/// Commands and outputs of an introduction to Services, as upstream prints them.
+pub(crate) fn services(cluster: &Cluster) {
+    play(cluster, "services.txt");
+}
+
 #[derive(Default)]
 struct Step {
     comments: String,
