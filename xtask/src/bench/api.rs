@@ -18,7 +18,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use load::{Load, pod, service};
+use load::{Load, account, pod, service};
 use server::Server;
 
 /// Options of `cargo xtask bench api`.
@@ -126,6 +126,8 @@ async fn measure(options: &Options, program: PathBuf) -> Result<()> {
     let data = tempfile::Builder::new().prefix("portolan-bench").tempdir()?;
     let mut server = Server::start(&program, data.path(), false).await?;
     let load = Load::new(&server, options.connections).await?;
+    // No controller runs that would make it.
+    load.run(&mut server, 1, |_| account()).await?;
     let run = load.run(&mut server, 5_000, pod).await?;
     row("Pods, from 0", &run.to_string());
     server.stop()

@@ -61,6 +61,14 @@ pub fn service(n: usize) -> Create {
     Create::new("/api/v1/namespaces/default/services", &object)
 }
 
+/// The account of pods that name none.
+pub fn account() -> Create {
+    let object = json!({
+        "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"},
+    });
+    Create::new("/api/v1/namespaces/default/serviceaccounts", &object)
+}
+
 /// A Pod of one container.
 pub fn pod(n: usize) -> Create {
     let object = json!({
