@@ -79,6 +79,7 @@ impl Cluster {
         }
         command
             .env("HOME", self.home.path())
+            .env("TMPDIR", self.home.path())
             .env("KUBECONFIG", self.kubeconfig())
             .env_remove("KUBERNETES_SERVICE_HOST")
             .current_dir(self.home.path())
