@@ -14,7 +14,7 @@ use crate::endpoints::{self, Here, Selected};
 use crate::input::{EndpointSlice, IpMode, Service, ServicePort, SourceRangesHold, TrafficPolicy};
 use crate::table::{
     Action, Front, FrontKey, HealthCheck, Location, Masquerade, MasqueradeReason, Origin,
-    OwnAddress, PerSource, Scope, SourceClass, SourceRanges,
+    OwnAddress, PerSource, Scope, Selection, SourceClass, SourceRanges,
 };
 use crate::{Config, Family, LocalDetector, MasqueradeAll, Node, NodePort, ServicePortName};
 
@@ -94,7 +94,10 @@ pub(crate) fn contribute<'a>(
             contribution.fronts.insert((key, owner), front);
         }
         contribution.hairpins.extend(sets.hairpins(around.node));
-        local.extend(sets.local.targets.iter().map(|target| target.address.ip()));
+        // What only terminates still serves, but asks load balancers to send no more.
+        if sets.local.selection == Selection::Ready {
+            local.extend(sets.local.targets.iter().map(|target| target.address.ip()));
+        }
         contribution.sets.extend(sets.used);
     }
     contribution.health_check = service.health_check_node_port.map(|port| {

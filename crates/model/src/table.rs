@@ -44,7 +44,7 @@ pub struct ForwardingTable {
 pub struct HealthCheck {
     /// The Service.
     pub service: NamespacedName,
-    /// How many different addresses its usable endpoints on this node have.
+    /// How many different addresses its ready endpoints on this node have.
     ///
     /// Upstream rule: `LocalReadyEndpoints` of pkg/proxy/endpointschangetracker.go.
     pub local_endpoints: usize,

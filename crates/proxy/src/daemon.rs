@@ -32,6 +32,7 @@ use crate::cleaner::Cleaner;
 use crate::config::Settings;
 use crate::events::Events;
 use crate::health::Eligibility;
+use crate::health_checks::HealthChecks;
 use crate::http::Pages;
 use crate::sync::{Kind, Report, Syncer};
 use crate::{ProxyError, addresses, convert};
@@ -69,6 +70,7 @@ pub(crate) struct Daemon<B> {
     pub(crate) monitor: Option<Monitor>,
     pub(crate) pages: Arc<Pages>,
     pub(crate) cleaner: Cleaner,
+    pub(crate) checks: HealthChecks,
     pub(crate) events: Events,
     pub(crate) state: State,
 }
@@ -336,7 +338,10 @@ where
     }
 
     fn report(&mut self, report: Report<B::Error>) {
-        let Report { family, kind, took, result, stale, size: (fronts, targets) } = report;
+        let Report { family, kind, took, result, stale, checks, size: (fronts, targets) } = report;
+        if let Some(checks) = checks {
+            self.checks.set(family, &checks);
+        }
         let is_full = kind == Kind::Full;
         self.pages.metrics.synced(family, is_full, took, result.is_ok());
         match result {

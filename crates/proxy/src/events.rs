@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
-use portolan_model::Family;
+use portolan_model::{Family, NamespacedName};
 use tokio_util::task::TaskTracker;
 
 /// Publishes events about this node. One that cannot be published is a line in the log.
@@ -32,6 +32,19 @@ impl Events {
         self.publish(EventType::Normal, "Starting", "StartKubeProxy", String::new());
     }
 
+    /// Load balancers cannot be told of a Service.
+    pub(crate) fn no_health_check(&self, service: &NamespacedName, note: String) {
+        let object = ObjectReference {
+            kind: Some("Service".into()),
+            namespace: Some(service.namespace.to_string()),
+            name: Some(service.name.to_string()),
+            uid: Some(service.to_string()),
+            ..ObjectReference::default()
+        };
+        let reason = "FailedToStartServiceHealthcheck";
+        self.publish_about(object, EventType::Warning, reason, "Listen", note);
+    }
+
     /// Rules were put right.
     pub(crate) fn repaired(&self, family: Family, operations: usize) {
         let note = format!(
@@ -41,6 +54,17 @@ impl Events {
     }
 
     fn publish(&self, type_: EventType, reason: &str, action: &str, note: String) {
+        self.publish_about(self.node.clone(), type_, reason, action, note);
+    }
+
+    fn publish_about(
+        &self,
+        object: ObjectReference,
+        type_: EventType,
+        reason: &str,
+        action: &str,
+        note: String,
+    ) {
         let event = Event {
             type_,
             reason: reason.into(),
@@ -48,9 +72,9 @@ impl Events {
             action: action.into(),
             secondary: None,
         };
-        let this = self.clone();
+        let recorder = self.recorder.clone();
         self.tasks.spawn(async move {
-            if let Err(e) = this.recorder.publish(&event, &this.node).await {
+            if let Err(e) = recorder.publish(&event, &object).await {
                 tracing::warn!(reason = event.reason, "cannot publish an event: {e}");
             }
         });

@@ -127,6 +127,12 @@ impl Health {
         self.report(None)
     }
 
+    /// Whether no change has waited for too long.
+    #[must_use]
+    pub fn is_healthy(&self) -> bool {
+        self.report(None).healthy
+    }
+
     fn report(&self, node_eligible: Option<bool>) -> Report {
         let now = Timestamp::now();
         let inner = self.inner.lock();

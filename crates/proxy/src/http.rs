@@ -55,27 +55,30 @@ pub async fn serve(
 ) -> io::Result<SocketAddr> {
     let listener = TcpListener::bind(address).await?;
     let address = listener.local_addr()?;
-    tasks.spawn(accept(listener, site, pages, tasks.clone(), stop));
+    let answer = Arc::new(move |request: &Request<Incoming>| page(request, site, &pages));
+    tasks.spawn(accept(listener, answer, tasks.clone(), stop));
     Ok(address)
 }
 
-async fn accept(
+/// Answers requests until `stop`.
+pub(crate) async fn accept<F>(
     listener: TcpListener,
-    site: Site,
-    pages: Arc<Pages>,
+    answer: Arc<F>,
     tasks: TaskTracker,
     stop: CancellationToken,
-) {
+) where
+    F: Fn(&Request<Incoming>) -> Response<Full<Bytes>> + Send + Sync + 'static,
+{
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         let Ok((stream, _)) = accepted else {
             // Out of descriptors, most likely: a moment later some may be free.
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
             continue;
         };
-        let (pages, stop) = (Arc::clone(&pages), stop.clone());
+        let (answer, stop) = (Arc::clone(&answer), stop.clone());
         tasks.spawn(async move {
             let answer = service_fn(|request| {
-                let response = page(&request, site, &pages);
+                let response = answer(&request);
                 async move { Ok::<_, Infallible>(response) }
             });
             let connection = hyper::server::conn::http1::Builder::new()
@@ -118,7 +121,8 @@ fn text(code: u16, body: String) -> Response<Full<Bytes>> {
     answer(code, "text/plain; charset=utf-8", body)
 }
 
-fn json(code: u16, body: &serde_json::Value) -> Response<Full<Bytes>> {
+/// An answer in JSON.
+pub(crate) fn json(code: u16, body: &serde_json::Value) -> Response<Full<Bytes>> {
     answer(code, "application/json", body.to_string())
 }
 

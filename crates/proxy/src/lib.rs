@@ -11,6 +11,7 @@ pub mod convert;
 mod daemon;
 mod events;
 pub mod health;
+mod health_checks;
 pub mod http;
 mod log;
 pub mod metrics;

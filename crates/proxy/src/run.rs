@@ -27,6 +27,7 @@ use crate::config::{DetectLocal, Settings, SettingsError};
 use crate::daemon::{Daemon, State, Watches};
 use crate::events::Events;
 use crate::health::Health;
+use crate::health_checks::HealthChecks;
 use crate::http::{Pages, Site, serve};
 use crate::metrics::Metrics;
 use crate::sync::Syncer;
@@ -283,6 +284,13 @@ pub async fn run_with(
         watches,
         syncer: Some(Syncer::new(backends, &config)),
         monitor: Some(monitor),
+        checks: HealthChecks::new(
+            &settings.node_name,
+            Arc::clone(&pages),
+            events.clone(),
+            tasks.clone(),
+            stop.clone(),
+        ),
         cleaner: Cleaner::start(Arc::clone(&pages), &tasks, stop.clone()),
         pages,
         events,

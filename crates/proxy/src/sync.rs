@@ -9,9 +9,12 @@
 //! Invariant: the kernel holds the table of the last successful sync, or more; after a failure, or
 //! when somebody else changed the rules, the next sync looks at the kernel instead of trusting it.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use portolan_model::{Applied, Backend, Config, Delta, Event, Family, Model};
+use portolan_model::{
+    Applied, Backend, Config, Delta, Event, Family, HealthCheck, Model, NodePort, NodePortAddresses,
+};
 
 use crate::stale::StaleUdp;
 
@@ -50,8 +53,19 @@ pub struct Report<E> {
     pub result: Result<Applied, E>,
     /// UDP flows that may lead to endpoints of the past.
     pub stale: Option<StaleUdp>,
+    /// What load balancers are to be told, and where, if it changed.
+    pub checks: Option<Checks>,
     /// Fronts and targets in the table.
     pub size: (usize, usize),
+}
+
+/// What load balancers are told by one family.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checks {
+    /// By port.
+    pub services: BTreeMap<NodePort, HealthCheck>,
+    /// The node's addresses at which they ask.
+    pub addresses: NodePortAddresses,
 }
 
 /// All families of one proxy.
@@ -118,9 +132,21 @@ impl<B: Backend> Member<B> {
             family: table.family,
             kind,
             took,
+            checks: self.checks(kind, &delta),
             stale: result.is_ok().then(|| self.stale(kind, &delta)).flatten(),
             result,
             size: (table.fronts.len(), table.sets.values().map(|set| set.targets.len()).sum()),
+        })
+    }
+
+    /// They do not wait for the kernel: that nothing more is to come must be told even if its rules
+    /// are refused.
+    fn checks(&self, kind: Kind, delta: &Delta) -> Option<Checks> {
+        let table = self.model.table();
+        let is_changed = !delta.health_checks.is_empty() || delta.settings.is_some();
+        (is_changed || kind == Kind::Full).then(|| Checks {
+            services: table.health_checks.clone(),
+            addresses: table.settings.node_port_addresses.clone(),
         })
     }
 

@@ -213,9 +213,15 @@ fn a_load_balancer_is_told_how_many_addresses_are_here() {
     let check = |local_endpoints| HealthCheck { service: web.name.clone(), local_endpoints };
     assert_eq!(delta.health_checks[&port], Change { before: None, after: Some(check(2)) });
 
-    endpoints.endpoints.remove(0);
-    model.apply(Event::EndpointSlice(endpoints));
+    // One that still serves while it terminates takes part in forwarding only.
+    endpoints.endpoints[0].conditions =
+        Conditions { ready: false, serving: true, terminating: true };
+    model.apply(Event::EndpointSlice(endpoints.clone()));
     let change = Change { before: Some(check(2)), after: Some(check(1)) };
+    assert_eq!(model.flush().health_checks[&port], change);
+    endpoints.endpoints[1].conditions = endpoints.endpoints[0].conditions;
+    model.apply(Event::EndpointSlice(endpoints));
+    let change = Change { before: Some(check(1)), after: Some(check(0)) };
     assert_eq!(model.flush().health_checks[&port], change);
 
     web.health_check_node_port = NodePort::new(32_001);

@@ -5,9 +5,14 @@ use hyper_util::rt::TokioIo;
 use serde_json::json;
 use tokio::net::TcpStream;
 
-use crate::fixture::{PODS, in_namespace, server, until, until_answer};
+use crate::fixture::{NODE, PODS, in_namespace, server, until, until_answer};
 
 async fn get(address: &str, path: &str) -> Option<(u16, String)> {
+    let (head, body) = ask(address, path).await?;
+    Some((head.status.as_u16(), body))
+}
+
+async fn ask(address: &str, path: &str) -> Option<(http::response::Parts, String)> {
     let stream = TcpStream::connect(address).await.ok()?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
@@ -17,9 +22,63 @@ async fn get(address: &str, path: &str) -> Option<(u16, String)> {
         .body(Empty::<bytes::Bytes>::new())
         .unwrap();
     let answer = sender.send_request(request).await.ok()?;
-    let code = answer.status().as_u16();
-    let body = answer.into_body().collect().await.ok()?.to_bytes();
-    Some((code, String::from_utf8_lossy(&body).into_owned()))
+    let (head, body) = answer.into_parts();
+    let body = body.collect().await.ok()?.to_bytes();
+    Some((head, String::from_utf8_lossy(&body).into_owned()))
+}
+
+#[test]
+fn load_balancers_are_told_of_endpoints_on_this_node() {
+    in_namespace("load_balancers_are_told_of_endpoints_on_this_node", async |api| {
+        let one = server(PODS[0], "one").await;
+        // Somebody else has the port at first.
+        let taken = tokio::net::TcpListener::bind((NODE, 32_100)).await.unwrap();
+        let proxy = api.proxy();
+        let spec = json!({
+            "type": "LoadBalancer", "externalTrafficPolicy": "Local",
+            "healthCheckNodePort": 32_100, "ports": [{"port": 80}],
+        });
+        let ip = api.service("web", spec).await;
+        api.endpoints("web", "TCP", &[one]).await;
+        until_answer((ip, 80), "one").await;
+        let events: kube::Api<k8s_openapi::api::events::v1::Event> =
+            kube::Api::default_namespaced(api.client.clone());
+        let event = until("an event about the Service", async || {
+            let all = events.list(&kube::api::ListParams::default()).await.ok()?;
+            let reason = Some("FailedToStartServiceHealthcheck");
+            all.items.into_iter().find(|event| event.reason.as_deref() == reason)
+        })
+        .await;
+        assert_eq!(event.regarding.unwrap().name.as_deref(), Some("web"));
+        let note = event.note.unwrap();
+        let begin = "node node-1 failed to start healthcheck \"default/web\" on port 32100: ";
+        assert!(note.starts_with(begin), "{note}");
+        drop(taken);
+
+        let check = format!("{NODE}:32100");
+        let told = async |code: u16, count: usize| {
+            until("the number of endpoints", async || {
+                let (head, body) = ask(&check, "/anything").await?;
+                let weight = head.headers["x-load-balancing-endpoint-weight"].to_str().unwrap();
+                let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+                let expected = json!({
+                    "service": {"namespace": "default", "name": "web"},
+                    "localEndpoints": count, "serviceProxyHealthy": true,
+                });
+                let is_so = (head.status.as_u16(), weight) == (code, &count.to_string());
+                (is_so && body == expected).then_some(())
+            })
+            .await;
+        };
+        told(200, 1).await;
+        api.endpoints("web", "TCP", &[]).await;
+        told(503, 0).await;
+        let services: kube::Api<k8s_openapi::api::core::v1::Service> =
+            kube::Api::default_namespaced(api.client.clone());
+        services.delete("web", &kube::api::DeleteParams::default()).await.unwrap();
+        until("the port is closed", async || ask(&check, "/").await.is_none().then_some(())).await;
+        proxy.stop().await;
+    });
 }
 
 #[test]
