@@ -13,6 +13,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
+use k8s_openapi::api::networking::v1 as networking;
 use k8s_openapi::jiff::Timestamp;
 use portolan_model::{
     Conditions, Endpoint, EndpointPort, EndpointSlice, Hints, IpMode, LoadBalancerIngress,
@@ -99,6 +100,13 @@ fn ingress(object: &core::Service) -> Vec<LoadBalancerIngress> {
         Some(LoadBalancerIngress { ip, mode })
     };
     ingress.into_iter().flatten().filter_map(read).collect()
+}
+
+/// The ranges of a ServiceCIDR that can be read.
+#[must_use]
+pub fn service_cidrs(object: &networking::ServiceCIDR) -> Vec<IpNet> {
+    let cidrs = object.spec.iter().flat_map(|spec| spec.cidrs.iter().flatten());
+    cidrs.filter_map(|cidr| cidr.parse().ok()).collect()
 }
 
 /// An EndpointSlice; none when it has no Service, or names hosts in the place of addresses.

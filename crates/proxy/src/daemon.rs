@@ -3,7 +3,8 @@
 //! ```text
 //!   Services ──┐
 //!   slices   ──┼─ informers (coalesce) ─▶ feed ─▶ Syncer::sync on a blocking thread ─▶ reports
-//!   own Node ──┘                           ▲                 │                          │
+//!   own Node ──┤                           ▲                 │                          │
+//!   CIDRs    ──┘                           │                 │                          │
 //!   nf_tables monitor ── distrust ─────────┘                 └─ meanwhile changes gather┘
 //! ```
 //!
@@ -21,6 +22,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
+use k8s_openapi::api::networking::v1 as networking;
 use portolan_client::informer::{Change, Changes, Informer, ObjectKey};
 use portolan_model::{Applied, Backend, Drift, Event, Family, NamespacedName};
 use portolan_netlink::nft::{Monitor, NftError, Touched};
@@ -51,9 +53,10 @@ pub(crate) struct Watches {
     pub(crate) services: Informer<core::Service>,
     pub(crate) slices: Informer<discovery::EndpointSlice>,
     pub(crate) node: Informer<core::Node>,
+    pub(crate) service_cidrs: Informer<networking::ServiceCIDR>,
 }
 
-/// Which of the first lists are complete.
+/// Which of the first lists are complete. ServiceCIDRs are not waited for: an older server has none.
 #[derive(Debug, Default)]
 struct Listed {
     services: bool,
@@ -84,6 +87,8 @@ pub(crate) struct State {
     /// The trigger time that each slice had last.
     triggers: HashMap<ObjectKey, Timestamp>,
     node: Option<core::Node>,
+    /// The ranges of each ServiceCIDR.
+    service_cidrs: HashMap<ObjectKey, Vec<ipnet::IpNet>>,
     /// What the node's pod ranges were at the start, where they matter.
     pod_cidrs: Option<Vec<ipnet::IpNet>>,
     full_sync: Instant,
@@ -98,6 +103,7 @@ impl State {
             turns: families.into_iter().map(|family| Turn::new(family, now)).collect(),
             triggers: HashMap::new(),
             node: None,
+            service_cidrs: HashMap::new(),
             pod_cidrs,
             full_sync: now + FULL_SYNC,
         }
@@ -131,6 +137,7 @@ where
                 changes = self.watches.services.changes() => self.services(changes),
                 changes = self.watches.slices.changes() => self.slices(changes),
                 changes = self.watches.node.changes() => self.node(changes).await?,
+                changes = self.watches.service_cidrs.changes() => self.service_cidrs(changes),
                 touched = touched(&mut self.monitor) => self.touched(touched),
                 () = sleep_until(wake) => {}
             }
@@ -156,6 +163,9 @@ where
         }
         if let Some(changes) = self.watches.node.take() {
             self.node(changes).await?;
+        }
+        if let Some(changes) = self.watches.service_cidrs.take() {
+            self.service_cidrs(changes);
         }
         Ok(())
     }
@@ -254,6 +264,20 @@ where
         }
         self.state.ask();
         Ok(())
+    }
+
+    fn service_cidrs(&mut self, changes: Changes<networking::ServiceCIDR>) {
+        for (key, change) in changes.objects {
+            match change {
+                Change::Put(object) => {
+                    self.state.service_cidrs.insert(key, convert::service_cidrs(&object))
+                }
+                Change::Delete => self.state.service_cidrs.remove(&key),
+            };
+        }
+        let ranges = self.state.service_cidrs.values().flatten().copied().collect();
+        self.feed(&Event::ServiceCidrs(ranges));
+        self.state.ask();
     }
 
     fn touched(&mut self, touched: Result<Touched, NftError>) {

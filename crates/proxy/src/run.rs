@@ -328,6 +328,7 @@ fn watches(client: &kube::Client, settings: &Settings) -> Watches {
         services: Informer::start(services, config(NOT_OURS)),
         slices: Informer::start(slices, config(&format!("{HEADLESS},{NOT_OURS}"))),
         node: node_informer(client, settings),
+        service_cidrs: Informer::start(Api::all(client.clone()), InformerConfig::default()),
     }
 }
 

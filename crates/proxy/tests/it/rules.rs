@@ -2,11 +2,13 @@
 //! are flushed.
 
 use std::io::ErrorKind;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::networking::v1 as networking;
 use kube::Api;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use portolan_netlink::link::Links;
 use portolan_netlink::nft::{Batch, Family, Op, Socket, TableRef};
 use serde_json::json;
 
@@ -195,6 +197,26 @@ fn a_restarted_proxy_makes_of_the_kernel_what_a_fresh_one_would() {
         let proxy = api.proxy();
         until_answer((kept, 80), "two").await;
         assert!(ask((gone, 80)).await.is_err());
+        proxy.stop().await;
+    });
+}
+
+/// Upstream's nftables mode: an address of a service range that no Service has is nobody's, even if
+/// somebody on this node has it.
+#[test]
+fn an_address_of_a_service_range_without_a_service_gets_no_packets() {
+    in_namespace("an_address_of_a_service_range_without_a_service_gets_no_packets", async |api| {
+        let stray = Ipv4Addr::new(10, 112, 0, 1);
+        Links::open().unwrap().add_address("lo", IpAddr::from(stray).into()).await.unwrap();
+        let end = server(stray, "stray").await;
+        let proxy = api.proxy();
+        until_answer(end, "stray").await;
+        let cidrs: Api<networking::ServiceCIDR> = Api::all(api.client.clone());
+        let range = json!({"metadata": {"name": "more"}, "spec": {"cidrs": ["10.112.0.0/24"]}});
+        let range: networking::ServiceCIDR = serde_json::from_value(range).unwrap();
+        cidrs.create(&PostParams::default(), &range).await.unwrap();
+        until("packets are dropped", async || ask(end).await.is_err().then_some(())).await;
+        assert_eq!(ask(end).await, Err(std::io::ErrorKind::TimedOut));
         proxy.stop().await;
     });
 }
