@@ -82,6 +82,13 @@ impl Model {
         &self.table
     }
 
+    /// The fronts that a Service claims, whether it has them or another one does. Costs as much as
+    /// there are.
+    pub fn fronts_of(&self, service: &NamespacedName) -> impl Iterator<Item = FrontKey> {
+        let claims = self.services.get(service).into_iter().flat_map(|state| &state.fronts);
+        claims.map(|(key, _)| *key)
+    }
+
     /// Takes note of an event; the table changes at the next flush.
     pub fn apply(&mut self, event: Event) {
         let family = self.table.family;

@@ -153,7 +153,7 @@ impl<B: Backend> Member<B> {
     fn stale(&self, kind: Kind, delta: &Delta) -> Option<StaleUdp> {
         match kind {
             Kind::Full => StaleUdp::all(self.model.table()),
-            Kind::Partial => StaleUdp::of(self.model.table(), delta),
+            Kind::Partial => StaleUdp::of(&self.model, delta),
         }
     }
 }
