@@ -153,7 +153,9 @@ fn configuration(args: &Args) -> Result<(KubeProxyConfiguration, Vec<String>), P
                 let flags = ignored.join(", ");
                 warnings.push(format!("{flags}: without effect, since --config is given"));
             }
-            loaded.configuration
+            let mut configuration = loaded.configuration;
+            args.put_logging(&mut configuration);
+            configuration
         }
         None => args.configuration(),
     };
