@@ -10,3 +10,4 @@ mod golden;
 mod kernel;
 mod live;
 mod properties;
+mod random;
