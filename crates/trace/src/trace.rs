@@ -25,7 +25,7 @@ use crate::objects::Objects;
 use crate::overlooked::overlooked;
 use crate::question::{Question, To};
 use crate::source::{Source, node_of};
-use crate::view::{PROXY_NAME, View, is_ours, label, slices};
+use crate::view::{PROXY_NAME, View, is_ours, label, slices, unseen};
 
 /// The node whose rules a question is about: the one that is named, or else the one that the packet
 /// meets first, or else the only one that there is.
@@ -369,8 +369,10 @@ impl Teller<'_> {
         steps.push(Step::new(Label::Hints, explanation.hints.to_string()));
         let accounts = explanation.accounts.iter();
         steps.extend(accounts.map(|account| Step::new(Label::Endpoint, account.to_string())));
+        let unseen = unseen(self.objects, &front.port.service);
+        steps.extend(unseen.into_iter().map(|text| Step::new(Label::Endpoint, text)));
         if slices.is_empty() {
-            steps.push(Step::new(Label::Endpoint, "the Service has no EndpointSlice"));
+            steps.push(Step::new(Label::Endpoint, "the Service has no EndpointSlice that counts"));
         }
         if reasons.contains(&Reason::NoEndpoints) {
             steps.push(Step::new(Label::Rule, "no usable endpoint on any node: refused"));

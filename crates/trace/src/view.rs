@@ -10,7 +10,7 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use portolan_model::{
     Config, EndpointSlice, Event, Family, ForwardingTable, LocalDetector, LocalhostNodePorts,
-    MasqueradeAll, ModeProfile, Model, Node, NodePortAddresses,
+    MasqueradeAll, ModeProfile, Model, NamespacedName, Node, NodePortAddresses,
 };
 use portolan_proxy::config::types::KubeProxyConfiguration;
 use portolan_proxy::config::{DetectLocal, NodePorts, Settings};
@@ -23,6 +23,9 @@ use crate::objects::Objects;
 pub(crate) const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 /// Says that a slice is of a headless Service.
 const HEADLESS: &str = "service.kubernetes.io/headless";
+
+/// Names the Service of a slice.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// What is known of a proxy before it is known on which node it runs.
 #[derive(Debug, Clone)]
@@ -175,6 +178,29 @@ pub(crate) fn slices(objects: &Objects) -> impl Iterator<Item = EndpointSlice> +
         .values()
         .filter(|slice| is_ours(&slice.metadata) && label(&slice.metadata, HEADLESS).is_none());
     seen.filter_map(convert::endpoint_slice)
+}
+
+/// The slices of a Service that a proxy does not see, and why.
+pub(crate) fn unseen(objects: &Objects, service: &NamespacedName) -> Vec<String> {
+    let is_of = |metadata: &ObjectMeta| label(metadata, SERVICE_NAME) == Some(&*service.name);
+    let mut told = Vec::new();
+    for (name, slice) in &objects.slices {
+        if name.namespace != service.namespace || !is_of(&slice.metadata) {
+            continue;
+        }
+        let why = match label(&slice.metadata, PROXY_NAME) {
+            Some(proxy) => format!("its label service-proxy-name gives it to proxy {proxy}"),
+            None if label(&slice.metadata, HEADLESS).is_some() => {
+                "its label says that the Service is headless".into()
+            }
+            None if convert::endpoint_slice(slice).is_none() => {
+                format!("its addresses are of type {}", slice.address_type)
+            }
+            None => continue,
+        };
+        told.push(format!("all of slice {} out: {why}", name.name));
+    }
+    told
 }
 
 /// Whether no other proxy is asked to serve it.

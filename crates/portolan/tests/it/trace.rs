@@ -72,3 +72,17 @@ fn standard_input_and_wrong_arguments() {
         assert!(text(&output).contains(word), "{}", text(&output));
     }
 }
+
+#[test]
+fn an_ordinary_user_is_told_what_the_kernel_comparison_needs() {
+    let question =
+        "trace --kernel --proxy-mode nftables -f /dev/null --from external --to 10.0.0.1:1";
+    let mut run = portolan(User::Ordinary, question.split_whitespace());
+    let output = run.output().expect("portolan runs");
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    assert!(
+        text(&output).contains("hint: run it as root in the node's network namespace"),
+        "{}",
+        text(&output)
+    );
+}

@@ -164,7 +164,9 @@ fn the_cases_cover_every_reason() {
         "out: terminating, and no longer serving",
         "out: hint for other nodes",
         "out: hint for other zones",
-        "the Service has no EndpointSlice",
+        "the Service has no EndpointSlice that counts",
+        "out: its addresses are of type FQDN",
+        "out: its label says that the Service is headless",
         // Hints.
         "no endpoint has any",
         "not asked under policy Local",
