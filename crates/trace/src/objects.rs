@@ -117,7 +117,17 @@ pub fn parse(text: &str) -> Result<Vec<Object>, String> {
         let stream = serde_json::Deserializer::from_str(text).into_iter();
         stream.collect::<Result<_, _>>().map_err(|e| e.to_string())?
     } else {
-        serde_saphyr::from_multiple(text).map_err(|e| e.to_string())?
+        // A cluster's objects are many: as many as the text is long, but no more by way of aliases.
+        let most = text.len().max(1_000_000);
+        let options = serde_saphyr::options! {
+            budget: serde_saphyr::budget! {
+                max_nodes: most,
+                max_events: most,
+                max_documents: most,
+                max_total_scalar_bytes: most,
+            },
+        };
+        serde_saphyr::from_multiple_with_options(text, options).map_err(|e| e.to_string())?
     };
     let mut objects = Vec::new();
     for document in documents {
@@ -268,6 +278,19 @@ mod tests {
         assert_eq!(parse("kind: Node\napiVersion: v1\n").unwrap_err(), "a Node without a name");
         assert!(parse("a: b\n").is_err());
         assert!(parse("{").is_err());
+    }
+
+    #[test]
+    fn a_large_cluster_is_read_and_a_bomb_is_not() {
+        let one =
+            "apiVersion: v1\nkind: Service\nmetadata: {name: a, labels: {a: b, c: d, e: f}}\n---\n";
+        assert_eq!(parse(&one.repeat(19_000)).unwrap().len(), 19_000);
+        let mut bomb = String::from("a: &a [x,x,x,x,x,x,x,x,x,x]\n");
+        for (this, last) in ('b'..='j').zip('a'..) {
+            let aliases = vec![format!("*{last}"); 10].join(",");
+            bomb += &format!("{this}: &{this} [{aliases}]\n");
+        }
+        assert!(parse(&bomb).is_err());
     }
 
     #[test]
