@@ -13,7 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["model", "netlink", "patch", "store", "stream", "client"],
     &["api", "backend-nftables"],
     &["apiserver", "controllers", "proxy", "node"],
-    &["lab"],
+    &["lab", "trace"],
 ];
 
 /// Crates that must not see a dependency, and why.

@@ -138,6 +138,16 @@ impl Nftables {
         self.carry_out(&plan)
     }
 
+    /// What would make the kernel hold this table; empty when it does. Changes nothing. For a table of
+    /// another version, which can only be made anew, it is the whole plan.
+    ///
+    /// # Errors
+    /// When the kernel's table cannot be read.
+    pub fn drift(&mut self, table: &ForwardingTable) -> Result<Plan, NftablesError> {
+        let present = self.read()?;
+        Ok(self.planner.between(&present, table).unwrap_or_else(|| self.planner.full(table)))
+    }
+
     fn read(&mut self) -> Result<Ruleset, NftablesError> {
         let table = &self.planner.layout.table;
         match self.socket.dump(table) {

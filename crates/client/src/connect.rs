@@ -22,6 +22,13 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 pub enum Source {
     /// A kubeconfig file; its current context counts.
     Kubeconfig(PathBuf),
+    /// A context of a kubeconfig.
+    Context {
+        /// The file; none: `$KUBECONFIG` or `~/.kube/config`.
+        path: Option<PathBuf>,
+        /// The context's name.
+        context: String,
+    },
     /// The service account of the pod that this process runs in.
     InCluster,
     /// `$KUBECONFIG`, `~/.kube/config`, or the service account, the first that is there.
@@ -41,6 +48,11 @@ pub enum ConnectError {
         /// What is wrong with it.
         source: KubeconfigError,
     },
+    /// A context that the default kubeconfig does not have.
+    #[error(
+        "cannot use the kubeconfig: {0}; hint: `kubectl config get-contexts` lists its contexts"
+    )]
+    Context(#[source] KubeconfigError),
     /// No service account.
     #[error("cannot use the pod's service account: {0}; hint: outside a cluster name a kubeconfig")]
     InCluster(#[source] InClusterError),
@@ -87,7 +99,11 @@ pub async fn connect_to(
 ) -> Result<kube::Client, ConnectError> {
     install_crypto();
     let mut config = match source {
-        Source::Kubeconfig(path) => from_file(path).await?,
+        Source::Kubeconfig(path) => from_file(path, &KubeConfigOptions::default()).await?,
+        Source::Context { path: Some(path), context } => from_file(path, &options(context)).await?,
+        Source::Context { path: None, context } => {
+            kube::Config::from_kubeconfig(&options(context)).await.map_err(ConnectError::Context)?
+        }
         Source::InCluster => kube::Config::incluster().map_err(ConnectError::InCluster)?,
         Source::Default => kube::Config::infer().await.map_err(ConnectError::Default)?,
     };
@@ -100,10 +116,17 @@ pub async fn connect_to(
     kube::Client::try_from(config).map_err(|source| ConnectError::Client { url, source })
 }
 
-async fn from_file(path: PathBuf) -> Result<kube::Config, ConnectError> {
+fn options(context: String) -> KubeConfigOptions {
+    KubeConfigOptions { context: Some(context), ..KubeConfigOptions::default() }
+}
+
+async fn from_file(
+    path: PathBuf,
+    options: &KubeConfigOptions,
+) -> Result<kube::Config, ConnectError> {
     let read = async {
         let kubeconfig = Kubeconfig::read_from(&path)?;
-        kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await
+        kube::Config::from_custom_kubeconfig(kubeconfig, options).await
     };
     read.await.map_err(|source| ConnectError::Kubeconfig { path: path.clone(), source })
 }

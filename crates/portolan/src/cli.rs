@@ -2,7 +2,7 @@
 //!
 //! Completions and man pages are made from these same definitions. Exit codes: 0 when the command
 //! did what it says, 2 for wrong arguments (clap's own), 1 for everything else; `shell` returns
-//! the status of the command that it ran.
+//! the status of the command that it ran, `trace` and `diff` have codes of their own in their help.
 
 use std::ffi::OsString;
 use std::net::IpAddr;
@@ -36,6 +36,10 @@ pub(crate) enum Command {
     /// Run the Service proxy, as kube-proxy (also when called as `kube-proxy`)
     #[command(disable_version_flag = true)]
     Proxy(Box<portolan_proxy::Args>),
+    /// Say where a packet to a Service would go, and why
+    Trace(Box<portolan_trace::TraceArgs>),
+    /// List the flows that a change of objects would alter, before it is applied
+    Diff(Box<portolan_trace::DiffArgs>),
     /// Print the completion script for a shell
     Completions {
         /// Which shell

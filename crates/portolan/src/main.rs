@@ -109,6 +109,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(code));
         }
         Command::Proxy(args) => return proxy(*args),
+        Command::Trace(args) => return print(args.run()),
+        Command::Diff(args) => return print(args.run()),
         Command::Completions { shell } => documents::completions(shell),
         Command::Man { dir } => documents::man(dir.as_deref())?,
     }
@@ -141,6 +143,15 @@ fn target(args: cli::TargetArgs) -> Target {
         return Target::Pod { namespace: namespace.into(), name: name.into() };
     }
     Target::Node(args.node.unwrap_or_else(|| "node-1".into()))
+}
+
+/// What `trace` and `diff` say.
+fn print(printed: portolan_trace::Printed) -> anyhow::Result<ExitCode> {
+    for note in &printed.notes {
+        writeln!(io::stderr(), "{note}")?;
+    }
+    io::stdout().write_all(printed.out.as_bytes())?;
+    Ok(ExitCode::from(printed.code))
 }
 
 fn proxy(args: portolan_proxy::Args) -> anyhow::Result<ExitCode> {

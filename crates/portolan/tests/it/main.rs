@@ -11,3 +11,4 @@ mod kubectl;
 mod life;
 mod published;
 mod shell;
+mod trace;
