@@ -4,6 +4,7 @@
 
 use std::fmt::{self, Write as _};
 use std::io;
+use std::sync::OnceLock;
 
 use jiff::Timestamp;
 use tracing::field::{Field, Visit};
@@ -12,25 +13,43 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::reload::{self, Handle};
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, Layer as _};
+use tracing_subscriber::{EnvFilter, Layer as _, Registry};
+
+/// What is logged now, if these are our lines.
+static FILTER: OnceLock<Handle<EnvFilter, Registry>> = OnceLock::new();
 
 /// Writes log lines to standard error from here on, unless somebody else already does. `verbosity`
 /// is klog's: up to 1 says what matters, from 2 on details, from 4 on everything of ours.
 pub(crate) fn init(verbosity: u8) {
-    let level = match verbosity {
+    let (filter, handle) = reload::Layer::new(filter(verbosity));
+    let lines = tracing_subscriber::fmt::layer()
+        .event_format(Klog { pid: std::process::id() })
+        .with_writer(io::stderr)
+        .with_filter(filter);
+    // Whoever runs the proxy in its own process, a test say, may have a subscriber of its own.
+    if tracing_subscriber::registry().with(lines).try_init().is_ok() {
+        let _ = FILTER.set(handle);
+    }
+}
+
+/// Changes how much is logged.
+pub(crate) fn set(verbosity: u8) {
+    if let Some(handle) = FILTER.get() {
+        // It fails only when the subscriber is gone, and its lines with it.
+        let _ = handle.reload(filter(verbosity));
+    }
+}
+
+fn filter(verbosity: u8) -> EnvFilter {
+    EnvFilter::new(match verbosity {
         0 | 1 => "info",
         2 | 3 => "info,portolan=debug,portolan_proxy=debug",
         _ => {
             "info,portolan=trace,portolan_proxy=trace,portolan_client=trace,portolan_netlink=trace"
         }
-    };
-    let lines = tracing_subscriber::fmt::layer()
-        .event_format(Klog { pid: std::process::id() })
-        .with_writer(io::stderr)
-        .with_filter(EnvFilter::new(level));
-    // Whoever runs the proxy in its own process, a test say, may have a subscriber of its own.
-    let _ = tracing_subscriber::registry().with(lines).try_init();
+    })
 }
 
 struct Klog {

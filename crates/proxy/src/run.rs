@@ -93,9 +93,6 @@ pub enum ProxyError {
     /// The ranges of this node's pods changed under `detectLocalMode: NodeCIDR`.
     #[error("the pod CIDRs of this node changed; a restart takes the new ones")]
     PodCidrsChanged,
-    /// The configuration file changed.
-    #[error("content of the proxy server's configuration file was updated")]
-    ConfigurationChanged,
     /// A sync panicked: a bug of ours.
     #[error("a sync crashed: {0}")]
     Crashed(#[source] JoinError),
@@ -119,8 +116,12 @@ pub async fn run(options: Options) -> Result<ExitCode, ProxyError> {
         log::init(args.verbosity.unwrap_or(0));
         return cleanup().await;
     }
-    let (configuration, warnings) = configuration(&args)?;
-    log::init(args.verbosity.unwrap_or(u8::try_from(configuration.logging.verbosity).unwrap_or(2)));
+    let (text, path) = match &args.config {
+        Some(path) => (read(path)?, path.clone()),
+        None => Default::default(),
+    };
+    let (configuration, warnings) = configuration(&args, &text)?;
+    log::init(verbosity(&configuration));
     for warning in warnings {
         tracing::warn!("{warning}");
     }
@@ -134,18 +135,65 @@ pub async fn run(options: Options) -> Result<ExitCode, ProxyError> {
         sysctls::apply(&settings.effective.conntrack, cores(), &Metrics::default());
         return Ok(ExitCode::SUCCESS);
     }
-    start(settings, args).await.map(|()| ExitCode::SUCCESS)
+    let mut file = args.config.is_some().then_some(File { path, text, args: &args, host_name });
+    start(settings, args.master.as_deref(), &mut file).await.map(|()| ExitCode::SUCCESS)
+}
+
+fn read(path: &Path) -> Result<String, ProxyError> {
+    std::fs::read_to_string(path)
+        .map_err(|source| ProxyError::Read { path: path.to_owned(), source })
+}
+
+/// How much is to be logged.
+fn verbosity(configuration: &KubeProxyConfiguration) -> u8 {
+    u8::try_from(configuration.logging.verbosity).unwrap_or(u8::MAX)
+}
+
+/// The configuration file, as it was last taken over or refused.
+struct File<'a> {
+    path: PathBuf,
+    text: String,
+    args: &'a Args,
+    host_name: String,
+}
+
+impl File<'_> {
+    /// Waits until the file says something else that can be run by. What cannot is refused with its
+    /// faults, and the settings before stay.
+    async fn changed(&mut self, before: &Settings) -> Settings {
+        loop {
+            self.text = watch_file::changed(&self.path, &self.text).await;
+            let loaded = configuration(self.args, &self.text).and_then(|(next, warnings)| {
+                let settings = Settings::check(next, &self.host_name);
+                Ok((settings.map_err(ProxyError::Settings)?, warnings))
+            });
+            match loaded {
+                Ok((settings, _)) if settings.effective == before.effective => {}
+                Ok((settings, warnings)) => {
+                    log::set(settings.verbosity);
+                    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+                    settings.without_effect().iter().for_each(|line| tracing::warn!("{line}"));
+                    tracing::info!("The configuration changed and is taken over");
+                    return settings;
+                }
+                Err(e) => tracing::error!(
+                    "The changed configuration is refused, the one before stays: {e}"
+                ),
+            }
+        }
+    }
 }
 
 /// What the file says, or the flags, with the defaults, and what is odd about it.
-fn configuration(args: &Args) -> Result<(KubeProxyConfiguration, Vec<String>), ProxyError> {
+fn configuration(
+    args: &Args,
+    text: &str,
+) -> Result<(KubeProxyConfiguration, Vec<String>), ProxyError> {
     let mut warnings = Vec::new();
     let mut configuration = match &args.config {
         Some(path) => {
-            let text = std::fs::read_to_string(path)
-                .map_err(|source| ProxyError::Read { path: path.clone(), source })?;
             let loaded =
-                parse(&text).map_err(|source| ProxyError::Load { path: path.clone(), source })?;
+                parse(text).map_err(|source| ProxyError::Load { path: path.clone(), source })?;
             let lenient = |warning| format!("{}: {warning}", path.display());
             warnings.extend(loaded.warnings.into_iter().map(lenient));
             let ignored = args.ignored_beside_a_file();
@@ -196,33 +244,42 @@ async fn cleanup() -> Result<ExitCode, ProxyError> {
     done.await.map_err(ProxyError::Crashed)?
 }
 
-/// Starts everything and runs until a signal.
-async fn start(settings: Settings, args: Args) -> Result<(), ProxyError> {
-    let stop = CancellationToken::new();
+/// Starts everything and runs until a signal; anew, on the rules that are there, when the file changes.
+async fn start(
+    mut settings: Settings,
+    master: Option<&str>,
+    file: &mut Option<File<'_>>,
+) -> Result<(), ProxyError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(ProxyError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ProxyError::Signals)?;
-    let source = match settings.kubeconfig.clone() {
-        Some(path) => Source::Kubeconfig(path),
-        None => Source::InCluster,
-    };
-    let client = connect_to(source, args.master.as_deref()).await?;
-    let running = run_with(settings, client, stop.clone());
-    let changed = async {
-        match &args.config {
-            Some(path) => watch_file::changed(path).await,
-            None => std::future::pending().await,
+    loop {
+        let source = match settings.kubeconfig.clone() {
+            Some(path) => Source::Kubeconfig(path),
+            None => Source::InCluster,
+        };
+        let client = connect_to(source, master).await?;
+        let stop = CancellationToken::new();
+        let running = run_with(settings.clone(), client, stop.clone());
+        let changed = async {
+            match file {
+                Some(file) => file.changed(&settings).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(running);
+        let next = tokio::select! {
+            ended = &mut running => return ended,
+            _ = terminate.recv() => None,
+            _ = interrupt.recv() => None,
+            next = changed => Some(next),
+        };
+        stop.cancel();
+        running.await?;
+        match next {
+            Some(next) => settings = next,
+            None => return Ok(()),
         }
-    };
-    tokio::pin!(running);
-    let outcome = tokio::select! {
-        ended = &mut running => return ended,
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
-        () = changed => Err(ProxyError::ConfigurationChanged),
-    };
-    stop.cancel();
-    running.await?;
-    outcome
+    }
 }
 
 /// Runs the proxy with a given client until `stop`.

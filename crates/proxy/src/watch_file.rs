@@ -6,17 +6,19 @@ use std::path::Path;
 use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
 use tokio::net::unix::pipe::Receiver;
 
-/// Waits until the content of a file is another than at the call. Waits for ever, with a line in the
-/// log, where the directory cannot be watched.
-pub(crate) async fn changed(path: &Path) {
-    if let Err(e) = wait(path).await {
-        tracing::warn!(file = %path.display(), "cannot watch the configuration: {e}");
-        std::future::pending::<()>().await;
+/// Waits until the content of a file is another than `before`, and gives it. Waits for ever, with a
+/// line in the log, where the directory cannot be watched.
+pub(crate) async fn changed(path: &Path, before: &str) -> String {
+    match wait(path, before).await {
+        Ok(text) => text,
+        Err(e) => {
+            tracing::warn!(file = %path.display(), "cannot watch the configuration: {e}");
+            std::future::pending().await
+        }
     }
 }
 
-async fn wait(path: &Path) -> std::io::Result<()> {
-    let before = std::fs::read(path)?;
+async fn wait(path: &Path, before: &str) -> std::io::Result<String> {
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -28,8 +30,10 @@ async fn wait(path: &Path) -> std::io::Result<()> {
     let queue = Receiver::from_owned_fd_unchecked(fd)?;
     loop {
         // It may have changed between the read and the watch.
-        if std::fs::read(path).is_ok_and(|now| now != before) {
-            return Ok(());
+        if let Ok(now) = std::fs::read_to_string(path)
+            && now != before
+        {
+            return Ok(now);
         }
         queue.readable().await?;
         match queue.try_read(&mut [0; 4096]) {
@@ -58,13 +62,14 @@ mod tests {
         symlink("v1", at("..data")).unwrap();
         symlink("..data/config.conf", at("config.conf")).unwrap();
         let path = at("config.conf");
-        let waiting = wait(&path);
+        let waiting = wait(&path, "v1");
         tokio::pin!(waiting);
         std::fs::write(at("neighbour"), "x").unwrap();
         let quiet = tokio::time::timeout(Duration::from_millis(50), &mut waiting).await;
         assert!(quiet.is_err());
         symlink("v2", at("..tmp")).unwrap();
         std::fs::rename(at("..tmp"), at("..data")).unwrap();
-        tokio::time::timeout(Duration::from_secs(5), waiting).await.unwrap().unwrap();
+        let now = tokio::time::timeout(Duration::from_secs(5), waiting).await.unwrap();
+        assert_eq!(now.unwrap(), "v2");
     }
 }

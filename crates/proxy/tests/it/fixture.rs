@@ -198,6 +198,11 @@ impl Fixture {
         self.serve(listener).await;
     }
 
+    /// The administrator's kubeconfig, beside which files may be put.
+    pub(crate) fn kubeconfig(&self) -> std::path::PathBuf {
+        self.dir.path().join("kubeconfig")
+    }
+
     /// Starts a proxy for node-1.
     pub(crate) fn proxy(&self) -> Proxy {
         Proxy::start(self.client.clone(), "")

@@ -28,6 +28,53 @@ async fn ask(address: &str, path: &str) -> Option<(http::response::Parts, String
 }
 
 #[test]
+fn a_changed_configuration_is_taken_over_and_a_wrong_one_refused() {
+    in_namespace("a_changed_configuration_is_taken_over_and_a_wrong_one_refused", async |api| {
+        let one = server(PODS[0], "one").await;
+        let ip = api.service("web", json!({"ports": [{"port": 80}]})).await;
+        api.endpoints("web", "TCP", &[one]).await;
+        let kubeconfig = api.kubeconfig();
+        let file = kubeconfig.with_file_name("config.conf");
+        let write = |more: &str| {
+            let text = format!(
+                "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
+                 mode: nftables\nhostnameOverride: node-1\n\
+                 clientConnection: {{kubeconfig: {}}}\n{more}",
+                kubeconfig.display()
+            );
+            // As kubelet does it: never half a file.
+            let new = file.with_extension("new");
+            std::fs::write(&new, text).unwrap();
+            std::fs::rename(&new, &file).unwrap();
+        };
+        write("healthzBindAddress: 127.0.0.1:10301\n");
+        let words = ["kube-proxy".to_owned(), format!("--config={}", file.display())];
+        let options = portolan_proxy::Options::parse(words).unwrap();
+        let proxy = tokio::spawn(portolan_proxy::run(options));
+        let answers = async |address: &str| {
+            until("health", async || {
+                get(address, "/healthz").await.filter(|(code, _)| *code == 200)
+            })
+            .await;
+        };
+        answers("127.0.0.1:10301").await;
+        until_answer((ip, 80), "one").await;
+
+        write("healthzBindAddress: 127.0.0.1:10302\nmode: no-such-mode\n");
+        write("healthzBindAddress: 127.0.0.1:10302\n");
+        answers("127.0.0.1:10302").await;
+        assert_eq!(get("127.0.0.1:10301", "/healthz").await, None);
+        until_answer((ip, 80), "one").await;
+
+        write("healthzBindAddress: 127.0.0.1:10303\nconntrack: {min: many}\n");
+        // The refused one is passed over: the next one is what comes.
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        assert_eq!(get("127.0.0.1:10302", "/healthz").await.map(|(code, _)| code), Some(200));
+        proxy.abort();
+    });
+}
+
+#[test]
 fn load_balancers_are_told_of_endpoints_on_this_node() {
     in_namespace("load_balancers_are_told_of_endpoints_on_this_node", async |api| {
         let one = server(PODS[0], "one").await;
