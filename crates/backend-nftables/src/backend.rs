@@ -10,7 +10,7 @@ use portolan_netlink::nft::{Batch, NftError, Op, Socket, Table};
 use thiserror::Error;
 
 use crate::diff;
-use crate::layout::{Layout, Options};
+use crate::layout::{Class, Layout, Options};
 use crate::plan::Plan;
 use crate::render::{Ruleset, classes};
 
@@ -50,7 +50,7 @@ const TRIES: usize = 5;
 pub struct Planner {
     layout: Layout,
     /// Set sizes for which the kernel has chains.
-    classes: BTreeSet<u32>,
+    classes: BTreeSet<Class>,
 }
 
 impl Planner {

@@ -14,7 +14,7 @@ use portolan_netlink::nft::{
     ChainRef, Data, Element, ElementData, Name, Op, Set, SetRef, Table, Verdict,
 };
 
-use crate::layout::{Layout, slots};
+use crate::layout::{Class, Layout};
 use crate::plan::{Cut, Plan, Step};
 use crate::render::{Content, Ruleset, node_port_addresses};
 use crate::rules::{self, ChainRules};
@@ -89,7 +89,11 @@ pub(crate) fn between(layout: &Layout, old: &Ruleset, new: &Ruleset) -> Plan {
     let mut stages = Stages::default();
     // Elements of one endpoint set or front, whose key comes first, stay together.
     for (stage, head, tails) in [
-        (Stage::Sets, &layout.set_sizes, vec![&layout.endpoints]),
+        (
+            Stage::Sets,
+            &layout.set_sizes,
+            vec![&layout.endpoints, &layout.affine_endpoints, &layout.live],
+        ),
         (Stage::Fronts, &layout.services, vec![&layout.guarded, &layout.admitted]),
     ] {
         let live = keys(head, new);
@@ -120,18 +124,19 @@ pub(crate) fn between(layout: &Layout, old: &Ruleset, new: &Ruleset) -> Plan {
     plan
 }
 
-/// The steps of a delta, whose cost is in proportion to it. `classes` are the set sizes for which the
+/// The steps of a delta, whose cost is in proportion to it. `classes` are those for which the
 /// kernel has chains already; chains that are no longer needed stay until the next full comparison,
 /// as the size may come back.
 pub(crate) fn delta(
     layout: &Layout,
     table: &ForwardingTable,
     delta: &Delta,
-    classes: &BTreeSet<u32>,
+    classes: &BTreeSet<Class>,
 ) -> Plan {
     let mut plan = Plan::default();
     let after = delta.sets.values().filter_map(|change| change.after.as_ref());
-    plan.classes = after.map(|set| slots(set)).filter(|class| !classes.contains(class)).collect();
+    plan.classes =
+        after.map(|set| Class::of(set)).filter(|class| !classes.contains(class)).collect();
     for class in &plan.classes {
         plan.steps.push(class_step(layout, *class));
     }
@@ -183,8 +188,8 @@ fn front_step(layout: &Layout, key: &FrontKey, change: &Change<Front>) -> Step {
     step
 }
 
-/// Chains for sets of a size, and the ways to them.
-fn class_step(layout: &Layout, class: u32) -> Step {
+/// Chains for sets of a class, and the ways to them.
+fn class_step(layout: &Layout, class: Class) -> Step {
     let mut step = Step::default();
     for (lane, map) in &layout.by_size {
         let ChainRules { chain, rules } = rules::balance(layout, *lane, class);
@@ -200,13 +205,34 @@ fn set_step(layout: &Layout, id: SetId, change: &Change<Arc<EndpointSet>>) -> St
     let [before, after] = [&change.before, &change.after].map(Option::as_ref);
     let size = |set: &Arc<EndpointSet>| layout.set_size(id, set);
     step.replace(&layout.set_sizes, before.map(size), after.map(size));
-    let targets = |set: Option<&Arc<EndpointSet>>| set.map_or(0, |set| set.targets.len());
-    for slot in 0..targets(before).max(targets(after)) {
-        let element = |set: Option<&Arc<EndpointSet>>| {
-            let target = set?.targets.as_slice().get(slot)?;
-            Some(layout.slot(id, slot, target))
+    let slots = |set: Option<&Arc<EndpointSet>>| {
+        let targets =
+            set.into_iter().flat_map(|set| set.targets.as_slice().iter().map(move |t| (set, t)));
+        let slot = |(slot, (set, target)): (usize, (&Arc<EndpointSet>, _))| {
+            let (map, element) = layout.slot(id, set, slot, target);
+            ((map.name.clone(), element.key.clone()), (map.clone(), element))
         };
-        step.replace(&layout.endpoints, element(before), element(after));
+        targets.enumerate().map(slot).collect::<BTreeMap<_, _>>()
+    };
+    let (slots_before, slots_after) = (slots(before), slots(after));
+    for key in slots_before.keys().chain(slots_after.keys()).collect::<BTreeSet<_>>() {
+        let [before, after] = [&slots_before, &slots_after].map(|slots| slots.get(key).cloned());
+        if let Some((map, _)) = before.as_ref().or(after.as_ref()) {
+            let map = map.clone();
+            step.replace(&map, before.map(|(_, e)| e), after.map(|(_, e)| e));
+        }
+    }
+    let live = |set: Option<&Arc<EndpointSet>>| {
+        let targets =
+            set.into_iter().flat_map(|set| set.targets.as_slice().iter().map(move |t| (set, t)));
+        targets.filter_map(|(set, target)| layout.live(id, set, target)).map(|e| e.key).collect()
+    };
+    let [before, after]: [BTreeSet<Data>; 2] = [live(before), live(after)];
+    for gone in before.difference(&after) {
+        step.replace(&layout.live, Some(Element::new(gone.clone())), None);
+    }
+    for come in after.difference(&before) {
+        step.replace(&layout.live, None, Some(Element::new(come.clone())));
     }
     step
 }

@@ -3,15 +3,20 @@
 //! ```text
 //! services        address . protocol . port : flags . set for inside . set for outside
 //! node-ports                protocol . port : the same
-//! set-sizes                             set : affinity . how many slots it has
+//! set-sizes                             set : 0 . affinity . how many slots it has
 //! endpoints                      set . slot : address . port
-//! services-by-size, …                  size : goto services-N, …       one map for each lane
+//! services-by-size, …       affinity . size : goto services-N, …       one map for each lane
+//! affine-endpoints               set . slot : set . address . port    of sets whose clients keep theirs
+//! clients                      set . client : set . address . port    written by packets
+//! live                 set . address . port : the same endpoints, to see whether one is still there
 //! refusals                   REFUSE or DROP : goto refuse, drop
 //! cluster-ips, node-port-addresses, hairpins: sets
 //! guarded: fronts that not everybody may use; admitted: front . prefix length . sources
 //! ```
-//! A front has one flag for each class of source that is masqueraded. `affinity` is nought: a set
-//! whose clients keep their endpoint is not told apart yet.
+//! The nought in `set-sizes`, and the set in what is looked up by a set, are there because `nft list` cannot
+//! bear a key that has the beginning of a lookup's data in it.
+//! A front has one flag for each class of source that is masqueraded. `affinity` is after how many
+//! seconds of silence a client may lose its endpoint; nought: each connection chooses anew.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -20,9 +25,12 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use portolan_model::{
-    Action, EndpointSet, Family, Front, FrontKey, Masquerade, SetId, SourceClass, Target,
+    Action, EndpointSet, Family, Front, FrontKey, Masquerade, SessionAffinity, SetId, SourceClass,
+    Target,
 };
-use portolan_netlink::nft::{self, Data, DataType, Element, Field, Name, Set, TableRef, Verdict};
+use portolan_netlink::nft::{
+    self, Data, DataType, Element, Field, Name, Set, SetFlags, TableRef, Verdict,
+};
 
 /// The name of the table, in the families `ip` and `ip6`.
 pub const TABLE: &str = "portolan";
@@ -51,6 +59,35 @@ pub(crate) fn masquerade_flag(class: SourceClass) -> u32 {
         SourceClass::Pod => 1,
         SourceClass::Node => 2,
         SourceClass::Outside => 4,
+    }
+}
+
+/// At most so many clients are remembered; those beyond choose anew each time.
+const CLIENTS: u32 = 1 << 20;
+
+/// What sets have in common whose packets take the same chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Class {
+    /// How many slots they have.
+    pub(crate) slots: u32,
+    /// For how many seconds a silent client keeps its endpoint; nought: not at all.
+    pub(crate) affinity: u32,
+}
+
+impl Class {
+    pub(crate) fn of(set: &EndpointSet) -> Self {
+        let slots = u32::try_from(set.targets.len()).expect("a set has fewer than 2^32 targets");
+        let affinity = match set.affinity {
+            SessionAffinity::None => 0,
+            SessionAffinity::ClientIp { timeout } => {
+                u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX).max(1)
+            }
+        };
+        Self { slots, affinity }
+    }
+
+    fn fields(self) -> [Field; 2] {
+        [Field::Mark(self.affinity), Field::Mark(self.slots)]
     }
 }
 
@@ -101,9 +138,12 @@ impl Lane {
         matches!(self, Self::ServicesOutside | Self::NodePortsOutside)
     }
 
-    /// The chain that picks one of so many slots.
-    pub(crate) fn chain(self, slots: u32) -> String {
-        format!("{}-{slots}", self.name())
+    /// The chain that picks one of so many slots, or the one that a client had.
+    pub(crate) fn chain(self, Class { slots, affinity }: Class) -> String {
+        match affinity {
+            0 => format!("{}-{slots}", self.name()),
+            seconds => format!("{}-{slots}-affinity-{seconds}", self.name()),
+        }
     }
 
     /// The verdict map to those chains.
@@ -138,6 +178,9 @@ pub(crate) struct Layout {
     pub(crate) hairpins: Arc<Set>,
     pub(crate) guarded: Arc<Set>,
     pub(crate) admitted: Arc<Set>,
+    pub(crate) affine_endpoints: Arc<Set>,
+    pub(crate) clients: Arc<Set>,
+    pub(crate) live: Arc<Set>,
 }
 
 impl Layout {
@@ -155,22 +198,34 @@ impl Layout {
             let [key, data] = [key, data].map(nft::SetType::new);
             Arc::new(Set::map(table.clone(), name, key, data))
         };
-        let verdicts = |name: &str| Arc::new(Set::verdict_map(table.clone(), name, [Mark]));
+        let verdicts = |name: &str, key: &[DataType]| {
+            Arc::new(Set::verdict_map(table.clone(), name, nft::SetType::new(key)))
+        };
+        let affine = [Mark, address, InetService];
+        let clients = {
+            let [key, data] = [&[Mark, address][..], &affine].map(nft::SetType::new);
+            let flags = SetFlags { timeout: true, dynamic: true, ..SetFlags::default() };
+            let map = Set::map(table.clone(), "clients", key, data);
+            Arc::new(Set { flags, size: Some(CLIENTS), ..map })
+        };
         let front = [Mark, Mark, Mark];
         Self {
             family,
             options,
             services: map("services", &[address, InetProto, InetService], &front),
             node_ports: map("node-ports", &[InetProto, InetService], &front),
-            by_size: Lane::ALL.map(|lane| (lane, verdicts(&lane.by_size()))),
-            set_sizes: map("set-sizes", &[Mark], &[Mark, Mark]),
+            by_size: Lane::ALL.map(|lane| (lane, verdicts(&lane.by_size(), &[Mark, Mark]))),
+            set_sizes: map("set-sizes", &[Mark], &[Mark, Mark, Mark]),
             endpoints: map("endpoints", &[Mark, Mark], &[address, InetService]),
-            refusals: verdicts("refusals"),
+            refusals: verdicts("refusals", &[Mark]),
             cluster_ips: set("cluster-ips", &[address]),
             node_port_addresses: set("node-port-addresses", &[address]),
             hairpins: set("hairpins", &[address, address]),
             guarded: set("guarded", &[address, InetProto, InetService]),
             admitted: set("admitted", &[address, InetProto, InetService, Mark, address]),
+            clients,
+            affine_endpoints: map("affine-endpoints", &[Mark, Mark], &affine),
+            live: set("live", &affine),
             table,
         }
     }
@@ -179,8 +234,9 @@ impl Layout {
     pub(crate) fn sets(&self) -> impl Iterator<Item = &Arc<Set>> {
         let sets = [&self.cluster_ips, &self.node_port_addresses, &self.hairpins];
         let targets = [&self.endpoints, &self.set_sizes, &self.refusals];
+        let affine = [&self.affine_endpoints, &self.live, &self.clients];
         let fronts = [&self.admitted, &self.guarded, &self.services, &self.node_ports];
-        sets.into_iter().chain(targets).chain(self.by_size()).chain(fronts)
+        sets.into_iter().chain(targets).chain(affine).chain(self.by_size()).chain(fronts)
     }
 
     /// The verdict maps of the lanes.
@@ -250,16 +306,38 @@ impl Layout {
         ranges.admitted(Some(*ip)).map(key).collect()
     }
 
-    /// How many slots a set has, as an element.
+    /// The class of a set, as an element.
     pub(crate) fn set_size(&self, id: SetId, set: &EndpointSet) -> Element {
-        Element::map(Field::Mark(id.0), Data::concat(&[Field::Mark(0), Field::Mark(slots(set))]))
+        let class = Class::of(set).fields();
+        Element::map(Field::Mark(id.0), Data::concat(&[&[Field::Mark(0)], &class[..]].concat()))
     }
 
-    /// What is in a set's slot, as an element.
-    pub(crate) fn slot(&self, id: SetId, slot: usize, target: &Target) -> Element {
+    /// What is in a set's slot, as an element of one map or, where clients keep their endpoint, of another.
+    pub(crate) fn slot(
+        &self,
+        id: SetId,
+        set: &EndpointSet,
+        slot: usize,
+        target: &Target,
+    ) -> (&Arc<Set>, Element) {
         let slot = u32::try_from(slot).expect("a set has fewer than 2^32 targets");
-        let data = [Field::ip(target.address.ip()), Field::Port(target.address.port())];
-        Element::map(Data::concat(&[Field::Mark(id.0), Field::Mark(slot)]), Data::concat(&data))
+        let key = Data::concat(&[Field::Mark(id.0), Field::Mark(slot)]);
+        let address = [Field::ip(target.address.ip()), Field::Port(target.address.port())];
+        match set.affinity {
+            SessionAffinity::None => (&self.endpoints, Element::map(key, Data::concat(&address))),
+            SessionAffinity::ClientIp { .. } => {
+                let data = [&[Field::Mark(id.0)], &address[..]].concat();
+                (&self.affine_endpoints, Element::map(key, Data::concat(&data)))
+            }
+        }
+    }
+
+    /// A target that a client of the set may have, as an element of `live`; none for a set whose
+    /// clients keep none.
+    pub(crate) fn live(&self, id: SetId, set: &EndpointSet, target: &Target) -> Option<Element> {
+        let address = [Field::ip(target.address.ip()), Field::Port(target.address.port())];
+        let key = [&[Field::Mark(id.0)], &address[..]].concat();
+        (set.affinity != SessionAffinity::None).then(|| Element::new(Data::concat(&key)))
     }
 
     /// An address, as an element of a set of addresses.
@@ -272,9 +350,10 @@ impl Layout {
         Element::new(Data::concat(&[Field::ip(address), Field::ip(address)]))
     }
 
-    /// The way to the chain that picks one of so many slots, as an element of the lane's map.
-    pub(crate) fn class(&self, lane: Lane, slots: u32) -> Element {
-        Element::verdict(Field::Mark(slots), Verdict::Goto(Name::from(lane.chain(slots))))
+    /// The way to the chain of a class, as an element of the lane's map.
+    pub(crate) fn class(&self, lane: Lane, class: Class) -> Element {
+        let to = Verdict::Goto(Name::from(lane.chain(class)));
+        Element::verdict(Data::concat(&class.fields()), to)
     }
 
     /// What becomes of packets whose front names no set.
@@ -284,9 +363,4 @@ impl Layout {
             Element::verdict(Field::Mark(DROP), Verdict::Drop),
         ]
     }
-}
-
-/// How many slots a set has.
-pub(crate) fn slots(set: &EndpointSet) -> u32 {
-    u32::try_from(set.targets.len()).expect("a set has fewer than 2^32 targets")
 }

@@ -11,12 +11,14 @@ use std::sync::Arc;
 
 use portolan_netlink::nft::{Batch, Element, ElementData, Name, Op, Set};
 
+use crate::layout::Class;
+
 /// What makes a kernel hold a forwarding table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     pub(crate) steps: Vec<Step>,
-    /// The sizes of sets for which there are chains afterwards that were not there before.
-    pub(crate) classes: BTreeSet<u32>,
+    /// The classes of sets for which there are chains afterwards that were not there before.
+    pub(crate) classes: BTreeSet<Class>,
 }
 
 /// Operations that must be in one transaction.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use portolan_model::{ForwardingTable, NodePortAddresses, Settings};
 use portolan_netlink::nft::{Data, Dump, Element, ElementData, Name, Set};
 
-use crate::layout::{Layout, slots};
+use crate::layout::{Class, Layout};
 use crate::rules::{self, ChainRules};
 
 /// Everything that our table holds; without sets and chains when there is no table.
@@ -44,7 +44,11 @@ impl Ruleset {
         for (id, set) in &table.sets {
             ruleset.add(&layout.set_sizes, layout.set_size(*id, set));
             for (slot, target) in set.targets.as_slice().iter().enumerate() {
-                ruleset.add(&layout.endpoints, layout.slot(*id, slot, target));
+                let (map, element) = layout.slot(*id, set, slot, target);
+                ruleset.add(map, element);
+                if let Some(live) = layout.live(*id, set, target) {
+                    ruleset.add(&layout.live, live);
+                }
             }
         }
         for address in &table.cluster_ips {
@@ -115,9 +119,9 @@ impl Ruleset {
     }
 }
 
-/// The different sizes that the table's sets have.
-pub(crate) fn classes(table: &ForwardingTable) -> BTreeSet<u32> {
-    table.sets.values().map(|set| slots(set)).collect()
+/// The classes of the table's sets.
+pub(crate) fn classes(table: &ForwardingTable) -> BTreeSet<Class> {
+    table.sets.values().map(|set| Class::of(set)).collect()
 }
 
 /// The addresses at which node ports answer, when they are listed.

@@ -1,4 +1,5 @@
-//! The chains and rules. Their number depends on how many different sizes sets have, on nothing else.
+//! The chains and rules. Their number depends on how many different sizes and affinity timeouts sets
+//! have, on nothing else.
 //!
 //! ```text
 //! prerouting, output ── filter -110 ─▶ check-CLASS   source admitted? front refused? undefined port?
@@ -8,6 +9,11 @@
 //!                                      LANE-N        1. front ▶ set, random slot of N ▶ dnat
 //!                                                    2. the same with slot 0
 //!                                                    3. drop
+//!                                      LANE-N-affinity-T
+//!                                                    1. set . client ▶ endpoint, live ▶ seen again ▶ dnat
+//!                                                    2. set . client ▶ forget it
+//!                                                    3. random slot of N ▶ remember it ▶ dnat
+//!                                                    4. as LANE-N, should there be no room to remember
 //! postrouting ───────── nat     100    marked: clear the mark, masquerade; hairpin: masquerade
 //! ```
 //!
@@ -16,15 +22,17 @@
 //! has; and what still finds nothing is dropped, never let through with a Service's address on it and
 //! never refused. TCP sends again what was dropped.
 
+use std::time::Duration;
+
 use ipnet::IpNet;
 use portolan_model::{Family, LocalDetector, NodePortAddresses, Settings, SourceClass};
 use portolan_netlink::nft::{
-    BaseChain, BitwiseOp, Chain, ChainKind, ChainRef, CtKey, Data, Expr, FibFlags, FibResult,
-    Field, Hook, MetaKey, Name, PayloadBase, Policy, Reg, RejectKind, Rule, Verdict, ct_status,
-    icmp_unreach, priority,
+    BaseChain, BitwiseOp, Chain, ChainKind, ChainRef, CtKey, Data, DynsetOp, Expr, FibFlags,
+    FibResult, Field, Hook, MetaKey, Name, PayloadBase, Policy, Reg, RejectKind, Rule, Verdict,
+    ct_status, icmp_unreach, priority,
 };
 
-use crate::layout::{Lane, Layout, class_name, masquerade_flag};
+use crate::layout::{Class, Lane, Layout, class_name, masquerade_flag};
 
 /// The chain that drops packets of sources which are not admitted, and returns for others.
 const ADMIT_CHAIN: &str = "admit";
@@ -43,6 +51,7 @@ const FLAGS: Reg = Reg::at(8);
 const INSIDE: Reg = Reg::at(9);
 const OUTSIDE: Reg = Reg::at(10);
 /// Where a set size's lookup puts what it finds.
+const NOUGHT: Reg = Reg::at(11);
 const AFFINITY: Reg = Reg::at(12);
 const SIZE: Reg = Reg::at(13);
 
@@ -86,9 +95,17 @@ pub(crate) fn fixed(layout: &Layout, settings: &Settings) -> Vec<ChainRules> {
     chains
 }
 
-/// The chain of a lane for sets of so many slots.
-pub(crate) fn balance(layout: &Layout, lane: Lane, slots: u32) -> ChainRules {
-    let mut chain = regular(layout, &lane.chain(slots));
+/// The chain of a lane for sets of a class.
+pub(crate) fn balance(layout: &Layout, lane: Lane, class: Class) -> ChainRules {
+    let mut chain = regular(layout, &lane.chain(class));
+    if class.affinity > 0 {
+        for rule in affine(layout, lane, class) {
+            chain.push(rule);
+        }
+        chain.push(affine_first(layout, lane));
+        chain.push(vec![Expr::Verdict(Verdict::Drop)]);
+        return chain;
+    }
     let set = set_register(lane);
     let slot = Reg::at(set.number() + 1);
     let port = Reg::at(address_registers(layout.family));
@@ -99,12 +116,94 @@ pub(crate) fn balance(layout: &Layout, lane: Lane, slots: u32) -> ChainRules {
         rule.push(Expr::dnat(layout.table.family, Reg::R0, Some(port)));
         rule
     };
-    if slots > 1 {
-        chain.push(to_slot(Expr::random(slots, slot)));
+    if class.slots > 1 {
+        chain.push(to_slot(Expr::random(class.slots, slot)));
     }
     chain.push(to_slot(Expr::immediate(Field::Mark(0), slot)));
     chain.push(vec![Expr::Verdict(Verdict::Drop)]);
     chain
+}
+
+/// The rules by which a client keeps its endpoint as long as that is live.
+///
+/// What a client had is looked up into the set's register and those behind it, which together are a key
+/// of `live`, and what is noted. An element that is there is only refreshed by an update, whatever data
+/// comes along, so one that is not live any more is deleted first. An update for which there is no room
+/// ends its rule.
+///
+/// Kernel and `nft list` see registers differently (see [`placeholder`]): to the latter the set must be no
+/// lookup's beginning, so it is copied from the second lookup of the front over the one that came first.
+fn affine(layout: &Layout, lane: Lane, Class { slots, affinity }: Class) -> [Vec<Expr>; 4] {
+    let family = layout.table.family;
+    let set = set_register(lane);
+    let endpoint = Reg::at(set.number() + 1);
+    let port = Reg::at(endpoint.number() + address_registers(layout.family));
+    // Where the front's data is put once more: behind its key where there is room, or else over it.
+    let again = Reg::at(match (lane.is_of_node_ports(), layout.family) {
+        (true, _) => 2,
+        (false, Family::Ipv4) => 3,
+        (false, Family::Ipv6) => 0,
+    });
+    let owner = Reg::at(again.number() + set.number() - FLAGS.number());
+    let beside = Reg::at(owner.number() + 1);
+    let begin = || {
+        let placeholders = vec![placeholder(owner), placeholder(port)];
+        let client = vec![Expr::saddr(family, endpoint)];
+        [placeholders, front(layout, lane), client].concat()
+    };
+    let set_again = || Expr::lookup(layout.fronts(lane).name.clone(), Reg::R0, again);
+    let copy = || Expr::bits(owner, set, u32::MAX, 0);
+    let note = |op| {
+        let timeout = Some(Duration::from_secs(affinity.into()));
+        let map = layout.clients.name.clone();
+        let (key, data) = (owner, Some(set));
+        [
+            Expr::saddr(family, beside),
+            Expr::Dynset { set: map, op, key, data, timeout, exprs: Vec::new() },
+        ]
+    };
+    let dnat = || Expr::dnat(family, endpoint, Some(port));
+    let had = || {
+        let mut exprs = begin();
+        exprs.push(Expr::lookup(layout.clients.name.clone(), set, set));
+        exprs.extend([set_again(), copy()]);
+        exprs
+    };
+    let pick = |slot: Expr| {
+        let mut exprs = begin();
+        exprs.extend([set_again(), slot]);
+        exprs.push(Expr::lookup(layout.affine_endpoints.name.clone(), owner, set));
+        exprs.push(copy());
+        exprs
+    };
+    let any_slot = || match slots {
+        0 | 1 => Expr::immediate(Field::Mark(0), beside),
+        _ => Expr::random(slots, beside),
+    };
+    let mut kept = had();
+    kept.push(Expr::is_in(layout.live.name.clone(), set));
+    kept.extend(note(DynsetOp::Update));
+    kept.push(dnat());
+    let mut forgotten = had();
+    forgotten.extend(note(DynsetOp::Delete));
+    let mut chosen = pick(any_slot());
+    chosen.extend(note(DynsetOp::Update));
+    chosen.push(dnat());
+    let mut unnoted = pick(any_slot());
+    unnoted.push(dnat());
+    [kept, forgotten, chosen, unnoted]
+}
+
+/// The last resort of a client that keeps its endpoint: slot 0, which every set has.
+fn affine_first(layout: &Layout, lane: Lane) -> Vec<Expr> {
+    let set = set_register(lane);
+    let slot = Reg::at(set.number() + 1);
+    let port = Reg::at(slot.number() + address_registers(layout.family));
+    let mut rule = [vec![placeholder(port)], front(layout, lane)].concat();
+    rule.push(Expr::immediate(Field::Mark(0), slot));
+    rule.push(Expr::lookup(layout.affine_endpoints.name.clone(), set, set));
+    rule.push(Expr::dnat(layout.table.family, slot, Some(port)));
+    rule
 }
 
 /// A TCP client is refused by a reset, which no rate limit holds back as it does ICMP errors.
@@ -179,9 +278,10 @@ fn from(layout: &Layout, settings: &Settings, class: SourceClass) -> ChainRules 
         let guard = guard(layout, settings, lane);
         chain.push([guard.clone(), mark(layout, lane, class)].concat());
         let to_size = vec![
+            placeholder(AFFINITY),
             placeholder(SIZE),
-            Expr::lookup(layout.set_sizes.name.clone(), set_register(lane), AFFINITY),
-            Expr::vmap(by_size(layout, lane), SIZE),
+            Expr::lookup(layout.set_sizes.name.clone(), set_register(lane), NOUGHT),
+            Expr::vmap(by_size(layout, lane), AFFINITY),
         ];
         chain.push([guard.clone(), front(layout, lane), to_size].concat());
         chain.push([guard, known(layout, lane), vec![Expr::Verdict(Verdict::Drop)]].concat());

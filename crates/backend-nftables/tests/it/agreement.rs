@@ -9,7 +9,7 @@ use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use crate::machine::{Fate, Machine};
+use crate::machine::{Fate, Machine, Memory};
 use crate::objects::{ip, port};
 
 /// The node under test, in either family.
@@ -115,6 +115,7 @@ enum Happening {
         ingress: BTreeSet<usize>,
         ranges: BTreeSet<usize>,
         policies: [TrafficPolicy; 2],
+        affinity: SessionAffinity,
     },
     Gone(usize),
     Endpoints {
@@ -132,15 +133,23 @@ fn happening() -> impl Strategy<Value = Happening> {
         .prop_flat_map(move |(number, ports)| {
             let indices = || btree_set(0..2usize, 0..2);
             let addresses = (indices(), indices(), btree_set(0..3usize, 0..3));
-            (Just((number, ports)), addresses, policy(), policy())
+            let seconds = select(&[1, 10_800][..]).prop_map(std::time::Duration::from_secs);
+            let affinity = proptest::option::of(seconds).prop_map(|timeout| match timeout {
+                Some(timeout) => SessionAffinity::ClientIp { timeout },
+                None => SessionAffinity::None,
+            });
+            (Just((number, ports)), addresses, policy(), policy(), affinity)
         })
-        .prop_map(|((number, ports), addresses, external, internal)| Happening::Service {
-            number,
-            ports,
-            external_ips: addresses.0,
-            ingress: addresses.1,
-            ranges: addresses.2,
-            policies: [external, internal],
+        .prop_map(|((number, ports), addresses, external, internal, affinity)| {
+            Happening::Service {
+                number,
+                ports,
+                external_ips: addresses.0,
+                ingress: addresses.1,
+                ranges: addresses.2,
+                policies: [external, internal],
+                affinity,
+            }
         });
     let conditions = (any::<bool>(), any::<bool>(), any::<bool>())
         .prop_map(|(ready, serving, terminating)| Conditions { ready, serving, terminating });
@@ -166,7 +175,7 @@ impl Happening {
     fn event(&self, place: &Place) -> Event {
         let name = |number: &usize| NamespacedName::new("default", format!("service-{number}"));
         match self {
-            Self::Service { number, ports, external_ips, ingress, ranges, policies } => {
+            Self::Service { number, ports, external_ips, ingress, ranges, policies, affinity } => {
                 Event::Service(Service {
                     name: name(number),
                     cluster_ips: vec![ip(place.cluster_ips[*number])],
@@ -179,7 +188,7 @@ impl Happening {
                             node_port: node_port.and_then(NodePort::new),
                         })
                         .collect(),
-                    session_affinity: SessionAffinity::None,
+                    session_affinity: *affinity,
                     external_traffic_policy: policies[0],
                     internal_traffic_policy: policies[1],
                     external_ips: external_ips.iter().map(|i| ip(place.external_ips[*i])).collect(),
@@ -244,6 +253,15 @@ fn expected(table: &ForwardingTable, packet: &Packet) -> BTreeSet<Fate> {
     }
 }
 
+/// Whether a packet goes to a set whose clients keep their endpoint.
+fn keeps_its_endpoint(table: &ForwardingTable, packet: &Packet) -> bool {
+    let (_, reasons) = walk(table, &ModeProfile::NFTABLES, packet);
+    reasons.iter().any(|reason| match reason {
+        Reason::Set { id, .. } => table.sets[id].affinity != SessionAffinity::None,
+        _ => false,
+    })
+}
+
 /// Bytes so few that every step is a transaction of its own.
 const ONE_STEP: usize = 1;
 
@@ -266,6 +284,8 @@ proptest! {
             machine.commit(&batch).map_err(TestCaseError::fail)?;
         }
         planner.carried_out(&first);
+        // What clients have once got, over all changes.
+        let mut memory = Memory::new();
         for happenings in steps {
             let before = model.table().clone();
             for happening in happenings {
@@ -290,7 +310,14 @@ proptest! {
             planner.carried_out(&plan);
             for packet in &packets {
                 let expected = expected(model.table(), packet);
-                prop_assert_eq!(machine.fates(packet), expected, "{:?}", packet);
+                prop_assert_eq!(&machine.fates(packet), &expected, "{:?}", packet);
+                // Whatever it remembers, a client gets one of those, and the same one again.
+                let (fate, _) = machine.fate(packet, 1, &mut memory);
+                prop_assert!(expected.contains(&fate), "{:?} of {:?}: {:?}", fate, expected, packet);
+                if keeps_its_endpoint(model.table(), packet) {
+                    let again = [0, 1, 2, 3].map(|pick| machine.fate(packet, pick, &mut memory).0);
+                    prop_assert_eq!(again, [fate; 4], "{:?}", packet);
+                }
             }
         }
         let mut fresh = Machine::default();

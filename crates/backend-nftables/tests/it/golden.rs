@@ -7,6 +7,7 @@
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::path::Path;
+use std::time::Duration;
 
 use portolan_backend_nftables::{Options, Planner};
 use portolan_model::*;
@@ -59,7 +60,15 @@ fn event(object: &Value) -> Event {
                     node_port: number(&port["nodePort"]).map(NodePort),
                 })
                 .collect(),
-            session_affinity: SessionAffinity::None,
+            session_affinity: match spec["sessionAffinity"].as_str() {
+                None | Some("None") => SessionAffinity::None,
+                Some("ClientIP") => {
+                    let seconds = &spec["sessionAffinityConfig"]["clientIP"]["timeoutSeconds"];
+                    let timeout = Duration::from_secs(seconds.as_u64().unwrap_or(10_800));
+                    SessionAffinity::ClientIp { timeout }
+                }
+                Some(other) => panic!("sessionAffinity {other}"),
+            },
             external_traffic_policy: policy("externalTrafficPolicy"),
             internal_traffic_policy: policy("internalTrafficPolicy"),
             external_ips: addresses(&spec["externalIPs"]),

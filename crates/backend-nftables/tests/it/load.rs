@@ -5,11 +5,12 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use portolan_backend_nftables::{Nftables, Options};
 use portolan_model::{
     Backend, Config, Drift, Event, Family, IpMode, LoadBalancerIngress, LocalDetector,
-    MasqueradeAll, Model, NodePortAddresses,
+    MasqueradeAll, Model, NodePortAddresses, SessionAffinity,
 };
 use portolan_netlink::nft::{self, Batch, Op, Socket, TableRef};
 
@@ -299,6 +300,12 @@ fn every_kind_of_rule_reads_back_as_it_was_written() {
                 let mut model = Model::new(family, config);
                 let mut service = service("dual", "10.96.0.10", Some(30080));
                 service.cluster_ips.push(ip("fd01::10"));
+                let mut sticky = service.clone();
+                sticky.name.name = "sticky".into();
+                sticky.cluster_ips = vec![ip("10.96.0.11"), ip("fd01::11")];
+                sticky.ports.iter_mut().for_each(|port| port.node_port = None);
+                let timeout = Duration::from_secs(10_800);
+                sticky.session_affinity = SessionAffinity::ClientIp { timeout };
                 let mode = IpMode::Vip;
                 service.load_balancer_ingress = ["192.0.2.1", "2001:db8::1"]
                     .map(|address| LoadBalancerIngress { ip: ip(address), mode })
@@ -306,8 +313,10 @@ fn every_kind_of_rule_reads_back_as_it_was_written() {
                 service.load_balancer_source_ranges =
                     vec!["203.0.113.0/25".parse().unwrap(), "2001:db8::/33".parse().unwrap()];
                 model.apply(Event::Service(service));
+                model.apply(Event::Service(sticky));
                 let endpoints = [("10.244.0.1", NODE), ("10.244.0.2", NODE), ("fd02::1", NODE)];
                 model.apply(slice("dual", &endpoints));
+                model.apply(slice("sticky", &endpoints));
                 model.apply(Event::ServiceCidrs(vec![
                     "10.96.0.0/12".parse().unwrap(),
                     "fd01::/108".parse().unwrap(),

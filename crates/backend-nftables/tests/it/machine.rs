@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use portolan_model::{Arrival, Packet};
 use portolan_netlink::nft::{
-    Batch, BitwiseOp, Chain, CmpOp, CtKey, Data, Element, ElementData, Expr, Hook, MetaKey, Name,
-    NatKind, Op, PayloadBase, Reg, RegRange, Rule, Set, Verdict, ct_status,
+    Batch, BitwiseOp, Chain, CmpOp, CtKey, Data, DynsetOp, Element, ElementData, Expr, Hook,
+    MetaKey, Name, NatKind, Op, PayloadBase, Reg, RegRange, Rule, Set, SetData, Verdict, ct_status,
 };
 
 /// One table.
@@ -48,7 +48,11 @@ struct Way<'a> {
     pick: u32,
     /// The largest modulus that was asked for.
     choices: u32,
+    memory: &'a mut Memory,
 }
+
+/// What packets have written, by the maps that they may write to.
+pub(crate) type Memory = BTreeMap<(Name, Data), Data>;
 
 const NODE_MARK_BIT: u32 = 0x4000;
 
@@ -136,7 +140,9 @@ impl Machine {
         for expr in self.chains.values().flat_map(|(_, rules)| rules).flat_map(|rule| &rule.exprs) {
             match expr {
                 Expr::Verdict(verdict) => chain(verdict)?,
-                Expr::Lookup { set, .. } | Expr::VerdictMap { map: set, .. } => {
+                Expr::Lookup { set, .. }
+                | Expr::VerdictMap { map: set, .. }
+                | Expr::Dynset { set, .. } => {
                     self.sets.get(set).ok_or_else(|| format!("a rule names {set}"))?;
                 }
                 _ => {}
@@ -149,14 +155,17 @@ impl Machine {
         self.chains.values().map(|(_, rules)| rules.len()).sum()
     }
 
-    /// Every fate that a packet can have, depending on chance.
+    /// Every fate that the first packet of a client can have, depending on chance.
     pub(crate) fn fates(&self, packet: &Packet) -> BTreeSet<Fate> {
-        let (first, choices) = self.fate(packet, 0);
-        (1..choices).map(|pick| self.fate(packet, pick).0).chain([first]).collect()
+        let fate = |pick| self.fate(packet, pick, &mut Memory::new());
+        let (first, choices) = fate(0);
+        (1..choices).map(|pick| fate(pick).0).chain([first]).collect()
     }
 
-    fn fate(&self, packet: &Packet, pick: u32) -> (Fate, u32) {
-        let mut way = Way { packet, mark: 0, dnat: None, masqueraded: false, pick, choices: 1 };
+    /// The fate of a packet for a random number, with the largest modulus that it was taken by.
+    pub(crate) fn fate(&self, packet: &Packet, pick: u32, memory: &mut Memory) -> (Fate, u32) {
+        let mut way =
+            Way { packet, mark: 0, dnat: None, masqueraded: false, pick, choices: 1, memory };
         let hook = match packet.arrival {
             Arrival::SentHere => Hook::Output,
             Arrival::Interface(_) => Hook::Prerouting,
@@ -248,6 +257,23 @@ impl Run<'_> {
                     way.choices = way.choices.max(*modulus);
                     self.store(*dreg, &(way.pick % modulus).to_ne_bytes());
                 }
+                Expr::Lookup { set, sreg, dreg: Some(dreg), invert: false }
+                    if self.machine.sets[set].0.flags.dynamic =>
+                {
+                    let (key, _) = self.memory_key(set, *sreg);
+                    let data = way.memory.get(&key)?.clone();
+                    self.store(*dreg, data.as_bytes());
+                }
+                Expr::Dynset { set, op, key, data: Some(data), timeout: Some(_), exprs } => {
+                    assert!(exprs.is_empty(), "nothing of our rules");
+                    let (key, len) = self.memory_key(set, *key);
+                    let data = Data::new(&self.load(*data, len));
+                    match op {
+                        DynsetOp::Update => drop(way.memory.entry(key).or_insert(data)),
+                        DynsetOp::Delete => drop(way.memory.remove(&key)),
+                        DynsetOp::Add => panic!("not an operation of our rules"),
+                    }
+                }
                 Expr::Lookup { set, sreg, dreg, invert } => {
                     let found = self.find(set, *sreg);
                     assert!(!invert || dreg.is_none(), "nothing to store");
@@ -304,6 +330,15 @@ impl Run<'_> {
         let (set, elements) = &self.machine.sets[set];
         let key = self.load(sreg, set.key.len() as usize);
         elements.get(&Data::new(&key)).cloned()
+    }
+
+    /// The key in a map that packets write to, and how long its data is.
+    fn memory_key(&self, set: &Name, sreg: Reg) -> ((Name, Data), usize) {
+        let (set, _) = &self.machine.sets[set];
+        assert!(set.flags.dynamic && set.flags.timeout && set.size.is_some(), "{}", set.name);
+        let SetData::Map(data) = &set.data else { panic!("{} is no map", set.name) };
+        let key = Data::new(&self.load(sreg, set.key.len() as usize));
+        ((set.name.clone(), key), data.len() as usize)
     }
 
     fn address(&self, like: IpAddr, addr: RegRange, port: RegRange) -> SocketAddr {

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::process::Command;
+use std::time::Duration;
 
 use portolan_backend_nftables::{Nftables, Options};
-use portolan_model::{Backend, Event, IpMode, LoadBalancerIngress, Model, TrafficPolicy};
+use portolan_model::{
+    Backend, Event, IpMode, LoadBalancerIngress, Model, Service, SessionAffinity, TrafficPolicy,
+};
 
 use crate::lab::{Lab, Namespace, Outcome, answer, with_namespaces};
 use crate::objects::{NODE, STACKS, Stack, at, flushed, ip, service, slice};
@@ -100,7 +103,12 @@ fn a_dual_stack_service_answers_in_both_families_and_a_cleared_one_leaves_the_ot
 fn nft_lists_the_table() {
     with_namespaces("traffic::nft_lists_the_table", || {
         let lab = Lab::new(0);
-        STACKS.iter().for_each(|stack| drop(programmed(&lab, &nginx(stack))));
+        for stack in &STACKS {
+            let mut model = nginx(stack);
+            model.apply(Event::Service(sticky(stack, 10_800)));
+            model.apply(slice("sticky", &[(&stack.pod(1), NODE), (&stack.pod(2), "node-2")]));
+            programmed(&lab, &flushed(model));
+        }
         let listed = lab.node.run(|| Command::new("nft").args(["list", "ruleset"]).output());
         let Ok(listed) = listed else {
             return println!("SKIP nft_lists_the_table: nft is not installed");
@@ -145,6 +153,101 @@ fn an_endpoint_reaches_itself_through_its_service() {
             assert_eq!(lab.pods[1].get(&at(&cluster_ip, 80)), answer("pod-1", &two));
             assert_eq!(lab.pods[0].get(&at(&one, 8080)), answer("pod-1", &one));
         }
+    });
+}
+
+/// A Service whose clients keep their endpoint for so many seconds of silence.
+fn sticky(stack: &Stack, seconds: u64) -> Service {
+    let session_affinity = SessionAffinity::ClientIp { timeout: Duration::from_secs(seconds) };
+    Service { session_affinity, ..service("sticky", &stack.service(15), Some(30085)) }
+}
+
+fn at_pods(stack: &Stack, numbers: &[u8]) -> Event {
+    let pods: Vec<_> = numbers.iter().map(|number| stack.pod(*number)).collect();
+    let endpoints: Vec<_> = pods.iter().map(|pod| (pod.as_str(), NODE)).collect();
+    slice("sticky", &endpoints)
+}
+
+/// The pod that answers, the same one each time.
+#[track_caller]
+fn the_one(times: usize, get: impl FnMut() -> Outcome) -> Outcome {
+    let counts = count(times, get);
+    assert_eq!(counts.len(), 1, "{counts:?}");
+    let (outcome, _) = counts.into_iter().next().unwrap();
+    assert!(matches!(outcome, Outcome::Answer(_)), "{outcome:?}");
+    outcome
+}
+
+#[test]
+fn a_client_keeps_its_endpoint_through_changes_and_restarts() {
+    with_namespaces("traffic::a_client_keeps_its_endpoint_through_changes_and_restarts", || {
+        let lab = Lab::new(4);
+        for stack in &STACKS {
+            let mut model = stack.model();
+            model.apply(Event::Service(sticky(stack, 10_800)));
+            model.apply(at_pods(stack, &[1, 2, 3]));
+            model.flush();
+            let mut backend = programmed(&lab, &model);
+            let (ip, node_port) = (at(&stack.service(15), 80), at(stack.node, 30085));
+            let udp = at(&stack.service(15), 53);
+            // The chance that one of thirty connections of three clients goes elsewhere by itself is
+            // as good as certain.
+            for client in [&lab.client, &lab.pods[3], &lab.node] {
+                the_one(30, || client.get(&ip));
+                the_one(30, || client.ask(&udp));
+            }
+            // Of one policy, it is the same set however it is addressed.
+            let here = the_one(10, || lab.client.get(&ip));
+            assert_eq!(the_one(30, || lab.client.get(&node_port)), here);
+
+            // One more endpoint, another one less: who has neither does not notice.
+            let Outcome::Answer(text) = &here else { panic!("{here:?}") };
+            let name = text.split(' ').next().unwrap();
+            let kept: u8 = name.strip_prefix("pod-").unwrap().parse().unwrap();
+            let others: Vec<u8> = [1, 2, 3].into_iter().filter(|pod| *pod != kept).collect();
+            let apply = |model: &mut Model, backend: &mut Nftables, event| {
+                model.apply(event);
+                let delta = model.flush();
+                backend.apply(model.table(), &delta).unwrap();
+            };
+            apply(&mut model, &mut backend, at_pods(stack, &[kept, others[0]]));
+            assert_eq!(the_one(20, || lab.client.get(&ip)), here);
+            drop(backend);
+            let mut backend = programmed(&lab, &model);
+            assert_eq!(the_one(20, || lab.client.get(&ip)), here);
+
+            // Its own is gone: another one at once, and that one from then on.
+            apply(&mut model, &mut backend, at_pods(stack, &others));
+            let next = the_one(20, || lab.client.get(&ip));
+            assert_ne!(next, here);
+            apply(&mut model, &mut backend, at_pods(stack, &[1, 2, 3]));
+            assert_eq!(the_one(20, || lab.client.get(&ip)), next);
+        }
+    });
+}
+
+#[test]
+fn a_client_that_was_silent_for_long_enough_chooses_anew() {
+    with_namespaces("traffic::a_client_that_was_silent_for_long_enough_chooses_anew", || {
+        let lab = Lab::new(3);
+        let [stack, _] = &STACKS;
+        let mut model = stack.model();
+        model.apply(Event::Service(sticky(stack, 2)));
+        model.apply(at_pods(stack, &[1, 2, 3]));
+        programmed(&lab, &flushed(model));
+        let ip = at(&stack.service(15), 80);
+        // The time begins anew with each connection: five of them over more than the timeout.
+        let first = lab.client.get(&ip);
+        for _ in 0..5 {
+            std::thread::sleep(Duration::from_millis(800));
+            assert_eq!(lab.client.get(&ip), first);
+        }
+        // After silence it is a third of chance to get the same again.
+        let others = (0..20).any(|_| {
+            std::thread::sleep(Duration::from_millis(2_500));
+            lab.client.get(&ip) != first
+        });
+        assert!(others, "always {first:?}");
     });
 }
 
