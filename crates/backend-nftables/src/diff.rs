@@ -2,13 +2,15 @@
 //!
 //! The order of steps, so that a packet finds its way after each of them: chains for new set sizes;
 //! then stage by stage what is new or different, rules that look it up, and stage by stage backwards
-//! what is gone.
+//! what is gone. A packet between two generations of elements may find a front and not yet who may use
+//! it, or its mark and not yet its set; so a front whose flags or guards change, come or go is closed by
+//! then (see [`Doors`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use portolan_model::{
-    Change, Delta, EndpointSet, ForwardingTable, Front, FrontKey, SetId, Settings,
+    Action, Change, Delta, EndpointSet, ForwardingTable, Front, FrontKey, SetId, Settings,
 };
 use portolan_netlink::nft::{
     ChainRef, Data, Element, ElementData, Name, Op, Set, SetRef, Table, Verdict,
@@ -26,7 +28,12 @@ enum Stage {
     Sets,
     /// Endpoints that reach themselves.
     Hairpins,
-    /// Fronts and who may use them. Cluster IPs lean on them, since a cluster IP's port that is no front is refused.
+    /// Fronts that are to change or go, closed.
+    Closed,
+    /// Who may use fronts, and new ones, still closed.
+    Guards,
+    /// Fronts as they are to be. Cluster IPs lean on them, since a cluster IP's port that is no front is
+    /// refused.
     Fronts,
     /// Cluster IPs, and the addresses at which node ports answer.
     Addresses,
@@ -153,10 +160,11 @@ pub(crate) fn delta(
         let (before, after) = (element(change.before), element(change.after));
         stages.element(Stage::Hairpins, &layout.hairpins, before, after);
     }
+    let mut doors = Doors::default();
     for (key, change) in &delta.fronts {
-        let step = front_step(layout, key, change);
-        stages.step(Stage::Fronts, Presence::of(change.after.as_ref()), step);
+        doors.take(layout, key, change);
     }
+    doors.into_stages(&mut stages);
     for (ip, change) in &delta.cluster_ips {
         let element = |presence: Option<()>| presence.map(|()| layout.address(*ip));
         let (before, after) = (element(change.before), element(change.after));
@@ -168,11 +176,80 @@ pub(crate) fn delta(
     plan
 }
 
-/// A front and who may use it, in one: another Service may take it over with other source ranges, and
-/// nobody is to meet the ranges of one and the endpoints of the other.
-fn front_step(layout: &Layout, key: &FrontKey, change: &Change<Front>) -> Step {
+/// Fronts on their way from what they were to what they are to be.
+///
+/// A closed front drops packets, and their senders send again. One that comes, or is to have other flags
+/// or guards, is closed before that and opened after; one that goes is closed before. Only other sets in
+/// the same front are a change of one step.
+#[derive(Default)]
+struct Doors {
+    close: Vec<Step>,
+    guard: Vec<Step>,
+    open: Vec<Step>,
+    gone: Vec<Step>,
+}
+
+impl Doors {
+    fn take(&mut self, layout: &Layout, key: &FrontKey, change: &Change<Front>) {
+        let Change { before, after } = change;
+        let same_guards = |before: &Front, after: &Front| {
+            layout.admitted(key, before) == layout.admitted(key, after)
+                && layout.guarded(key, before) == layout.guarded(key, after)
+        };
+        if let (Some(before), Some(after)) = (before, after)
+            && before.masquerade == after.masquerade
+            && same_guards(before, after)
+        {
+            return self.open.push(replace(layout, key, Some(before), Some(after)));
+        }
+        let [was, will] = [before, after].map(|front| front.as_ref().map(closed));
+        let mut guard = guards(layout, key, before.as_ref(), after.as_ref());
+        guard.append(replace(layout, key, was.as_ref(), will.as_ref()));
+        if before.is_some() {
+            self.close.push(replace(layout, key, before.as_ref(), was.as_ref()));
+        }
+        match after {
+            Some(after) => {
+                self.guard.push(guard);
+                self.open.push(replace(layout, key, will.as_ref(), Some(after)));
+            }
+            None => self.gone.push(guard),
+        }
+    }
+
+    fn into_stages(mut self, stages: &mut Stages) {
+        for steps in [&mut self.close, &mut self.guard] {
+            steps.retain(|step| !step.is_empty());
+            if let Some(last) = steps.last_mut() {
+                last.cut = Cut::Must;
+            }
+        }
+        for (stage, steps) in
+            [(Stage::Closed, self.close), (Stage::Guards, self.guard), (Stage::Fronts, self.open)]
+        {
+            steps.into_iter().for_each(|step| stages.step(stage, Presence::Stays, step));
+        }
+        self.gone.into_iter().for_each(|step| stages.step(Stage::Fronts, Presence::Goes, step));
+    }
+}
+
+/// The front as it is while nobody may come through.
+fn closed(front: &Front) -> Front {
+    Front { inside: Action::Drop, outside: Action::Drop, ..front.clone() }
+}
+
+fn replace(layout: &Layout, key: &FrontKey, before: Option<&Front>, after: Option<&Front>) -> Step {
     let mut step = Step::default();
-    let fronts = [&change.before, &change.after].map(Option::as_ref);
+    let [before, after] =
+        [before, after].map(|front| front.map(|front| layout.front(key, front).1));
+    step.replace(layout.front_map(key), before, after);
+    step
+}
+
+/// Who may use a front.
+fn guards(layout: &Layout, key: &FrontKey, before: Option<&Front>, after: Option<&Front>) -> Step {
+    let mut step = Step::default();
+    let fronts = [before, after];
     let [before, after] =
         fronts.map(|front| front.map(|front| layout.admitted(key, front)).unwrap_or_default());
     for gone in before.difference(&after) {
@@ -183,8 +260,6 @@ fn front_step(layout: &Layout, key: &FrontKey, change: &Change<Front>) -> Step {
     }
     let [before, after] = fronts.map(|front| layout.guarded(key, front?));
     step.replace(&layout.guarded, before, after);
-    let [before, after] = fronts.map(|front| front.map(|front| layout.front(key, front).1));
-    step.replace(layout.front_map(key), before, after);
     step
 }
 

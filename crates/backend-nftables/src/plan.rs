@@ -65,6 +65,14 @@ impl Step {
         }
     }
 
+    /// Puts another step's operations beside these.
+    pub(crate) fn append(&mut self, other: Step) {
+        self.make.extend(other.make);
+        self.remove.extend(other.remove);
+        self.add.extend(other.add);
+        self.finish.extend(other.finish);
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.operations() == 0
     }

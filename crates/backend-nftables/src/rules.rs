@@ -6,6 +6,7 @@
 //!                    └─ nat    -100 ─▶ from-CLASS    1. mark for masquerading, if the front says so
 //!                                                    2. front ▶ set ▶ its size ─▶ LANE-N
 //!                                                    3. a front or cluster IP still here: drop
+//!                                                    4. at an address of node ports ─▶ the same by port
 //!                                      LANE-N        1. front ▶ set, random slot of N ▶ dnat
 //!                                                    2. the same with slot 0
 //!                                                    3. drop
@@ -69,7 +70,7 @@ pub(crate) fn fixed(layout: &Layout, settings: &Settings) -> Vec<ChainRules> {
     let mut chains = vec![refuse(layout), admit(layout, settings)];
     for class in SourceClass::ALL {
         chains.push(check(layout, settings, class));
-        chains.push(from(layout, settings, class));
+        chains.extend(from(layout, settings, class));
     }
     for (name, kind, hook, detected, other) in [
         ("filter-prerouting", ChainKind::Filter, Hook::Prerouting, &detect_prerouting, "outside"),
@@ -271,29 +272,36 @@ fn check(layout: &Layout, settings: &Settings, class: SourceClass) -> ChainRules
     chain
 }
 
-/// Where destinations are rewritten, by class of source.
-fn from(layout: &Layout, settings: &Settings, class: SourceClass) -> ChainRules {
+/// Where destinations are rewritten, by class of source. Whether a packet is at an address where node
+/// ports answer is asked once: mark and destination must not get two answers.
+fn from(layout: &Layout, settings: &Settings, class: SourceClass) -> [ChainRules; 2] {
+    let [services, node_ports] = Lane::of(class);
     let mut chain = regular(layout, &format!("from-{}", class_name(class)));
-    for lane in Lane::of(class) {
-        let guard = guard(layout, settings, lane);
-        chain.push([guard.clone(), mark(layout, lane, class)].concat());
-        let to_size = vec![
-            placeholder(AFFINITY),
-            placeholder(SIZE),
-            Expr::lookup(layout.set_sizes.name.clone(), set_register(lane), NOUGHT),
-            Expr::vmap(by_size(layout, lane), AFFINITY),
-        ];
-        chain.push([guard.clone(), front(layout, lane), to_size].concat());
-        chain.push([guard, known(layout, lane), vec![Expr::Verdict(Verdict::Drop)]].concat());
-        if !lane.is_of_node_ports() {
-            chain.push(vec![
-                daddr(layout),
-                Expr::is_in(layout.cluster_ips.name.clone(), Reg::R0),
-                Expr::Verdict(Verdict::Drop),
-            ]);
-        }
-    }
-    chain
+    let mut at_node = regular(layout, &format!("from-{}-at-node", class_name(class)));
+    rewrite(layout, &mut chain, services, class);
+    chain.push(vec![
+        daddr(layout),
+        Expr::is_in(layout.cluster_ips.name.clone(), Reg::R0),
+        Expr::Verdict(Verdict::Drop),
+    ]);
+    let mut here = guard(layout, settings, node_ports);
+    here.push(goto(at_node.chain.name.as_str()));
+    chain.push(here);
+    rewrite(layout, &mut at_node, node_ports, class);
+    [chain, at_node]
+}
+
+/// Marks packets of a lane and sends them to their set's chain; what is left of a front is dropped.
+fn rewrite(layout: &Layout, chain: &mut ChainRules, lane: Lane, class: SourceClass) {
+    chain.push(mark(layout, lane, class));
+    let to_size = vec![
+        placeholder(AFFINITY),
+        placeholder(SIZE),
+        Expr::lookup(layout.set_sizes.name.clone(), set_register(lane), NOUGHT),
+        Expr::vmap(by_size(layout, lane), AFFINITY),
+    ];
+    chain.push([front(layout, lane), to_size].concat());
+    chain.push([known(layout, lane), vec![Expr::Verdict(Verdict::Drop)]].concat());
 }
 
 fn by_size(layout: &Layout, lane: Lane) -> Name {

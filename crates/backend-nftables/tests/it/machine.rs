@@ -49,6 +49,26 @@ struct Way<'a> {
     /// The largest modulus that was asked for.
     choices: u32,
     memory: &'a mut Memory,
+    /// How many look-ups were made.
+    lookups: usize,
+    /// The table that is committed while the packet is on its way, and behind how many look-ups.
+    next: Option<(&'a Machine, usize)>,
+}
+
+impl<'a> Way<'a> {
+    fn new(packet: &'a Packet, pick: u32, memory: &'a mut Memory) -> Self {
+        Self {
+            packet,
+            mark: 0,
+            dnat: None,
+            masqueraded: false,
+            pick,
+            choices: 1,
+            memory,
+            lookups: 0,
+            next: None,
+        }
+    }
 }
 
 /// What packets have written, by the maps that they may write to.
@@ -164,8 +184,40 @@ impl Machine {
 
     /// The fate of a packet for a random number, with the largest modulus that it was taken by.
     pub(crate) fn fate(&self, packet: &Packet, pick: u32, memory: &mut Memory) -> (Fate, u32) {
-        let mut way =
-            Way { packet, mark: 0, dnat: None, masqueraded: false, pick, choices: 1, memory };
+        let mut way = Way::new(packet, pick, memory);
+        (self.end(&mut way), way.choices)
+    }
+
+    /// Every fate of the first packet of a client that is on its way while another table is committed,
+    /// between any two look-ups.
+    pub(crate) fn torn_fates(&self, next: &Machine, packet: &Packet) -> BTreeSet<Fate> {
+        let mut fates = BTreeSet::new();
+        let (mut pick, mut choices) = (0, 1);
+        while pick < choices {
+            let (mut behind, mut lookups) = (0, 0);
+            while behind <= lookups {
+                let mut memory = Memory::new();
+                let mut way = Way::new(packet, pick, &mut memory);
+                way.next = Some((next, behind));
+                fates.insert(self.end(&mut way));
+                (choices, lookups) = (choices.max(way.choices), way.lookups);
+                behind += 1;
+            }
+            pick += 1;
+        }
+        fates
+    }
+
+    /// The table that a packet meets now.
+    fn now<'a>(&'a self, way: &Way<'a>) -> &'a Machine {
+        match way.next {
+            Some((next, behind)) if way.lookups >= behind => next,
+            _ => self,
+        }
+    }
+
+    fn end<'a>(&'a self, way: &mut Way<'a>) -> Fate {
+        let packet = way.packet;
         let hook = match packet.arrival {
             Arrival::SentHere => Hook::Output,
             Arrival::Interface(_) => Hook::Prerouting,
@@ -175,31 +227,33 @@ impl Machine {
             chains.retain(|chain| chain.base.as_ref().is_some_and(|base| base.hook == hook));
             chains.sort_by_key(|chain| chain.base.as_ref().map(|base| base.priority));
             for chain in chains {
-                match self.run(&chain.name, &mut way) {
+                // Rules are of one generation from a base chain on, elements of whichever it is by then.
+                match self.now(way).run(self, &chain.name, way) {
                     End::Accept | End::Through => {}
-                    End::Drop => return (Fate::Dropped, way.choices),
-                    End::Reject => return (Fate::Rejected, way.choices),
+                    End::Drop => return Fate::Dropped,
+                    End::Reject => return Fate::Rejected,
                 }
             }
         }
         assert_eq!(way.mark & NODE_MARK_BIT, 0, "the mark stays on a packet that leaves");
-        let fate = match (way.dnat, way.masqueraded) {
+        match (way.dnat, way.masqueraded) {
             (Some(to), masqueraded) => Fate::Sent { to, masqueraded },
             (None, false) => Fate::Passed,
             (None, true) => panic!("masqueraded, though it is nobody's: {packet:?}"),
-        };
-        (fate, way.choices)
+        }
     }
 
-    fn run(&self, chain: &Name, way: &mut Way<'_>) -> End {
-        let (_, rules) = &self.chains[chain];
+    /// Walks a chain of this table, whose look-ups begin in the table `first`.
+    fn run<'a>(&self, first: &'a Machine, chain: &Name, way: &mut Way<'a>) -> End {
+        // To the generation before, a chain that is just being made has no rules.
+        let Some((_, rules)) = self.chains.get(chain) else { return End::Through };
         for rule in rules {
-            match (Run { machine: self, regs: [None; 64] }).rule(rule, way) {
+            match (Run { machine: first, regs: [None; 64] }).rule(rule, way) {
                 None | Some(Step::Verdict(Verdict::Continue)) => {}
                 Some(Step::Verdict(Verdict::Accept)) => return End::Accept,
                 Some(Step::Verdict(Verdict::Drop)) => return End::Drop,
-                Some(Step::Verdict(Verdict::Goto(to))) => return self.run(&to, way),
-                Some(Step::Verdict(Verdict::Jump(to))) => match self.run(&to, way) {
+                Some(Step::Verdict(Verdict::Goto(to))) => return self.run(first, &to, way),
+                Some(Step::Verdict(Verdict::Jump(to))) => match self.run(first, &to, way) {
                     End::Through => {}
                     decided => return decided,
                 },
@@ -222,9 +276,9 @@ struct Run<'a> {
     regs: [Option<u8>; 64],
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
     /// What the rule decides; nothing when an expression breaks it off.
-    fn rule(&mut self, rule: &Rule, way: &mut Way<'_>) -> Option<Step> {
+    fn rule(&mut self, rule: &Rule, way: &mut Way<'a>) -> Option<Step> {
         for expr in &rule.exprs {
             match expr {
                 Expr::Meta { key: MetaKey::Mark, dreg } => {
@@ -275,7 +329,7 @@ impl Run<'_> {
                     }
                 }
                 Expr::Lookup { set, sreg, dreg, invert } => {
-                    let found = self.find(set, *sreg);
+                    let found = self.find(set, *sreg, way);
                     assert!(!invert || dreg.is_none(), "nothing to store");
                     match (found, dreg) {
                         (Some(_), None) if *invert => return None,
@@ -288,7 +342,7 @@ impl Run<'_> {
                         (Some(other), Some(_)) => panic!("{set} has no data: {other:?}"),
                     }
                 }
-                Expr::VerdictMap { map, sreg } => match self.find(map, *sreg)? {
+                Expr::VerdictMap { map, sreg } => match self.find(map, *sreg, way)? {
                     ElementData::Verdict(verdict) => return Some(Step::Verdict(verdict)),
                     other => panic!("{map} has no verdicts: {other:?}"),
                 },
@@ -326,8 +380,9 @@ impl Run<'_> {
         None
     }
 
-    fn find(&self, set: &Name, sreg: Reg) -> Option<ElementData> {
-        let (set, elements) = &self.machine.sets[set];
+    fn find(&self, set: &Name, sreg: Reg, way: &mut Way<'a>) -> Option<ElementData> {
+        let (set, elements) = &self.machine.now(way).sets[set];
+        way.lookups += 1;
         let key = self.load(sreg, set.key.len() as usize);
         elements.get(&Data::new(&key)).cloned()
     }

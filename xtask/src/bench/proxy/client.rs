@@ -33,7 +33,7 @@ pub async fn network() -> Result<()> {
 pub struct Probe {
     client: kube::Client,
     address: SocketAddr,
-    _listening: tokio::task::JoinHandle<()>,
+    listening: tokio::task::JoinHandle<()>,
 }
 
 impl Probe {
@@ -50,9 +50,9 @@ impl Probe {
         let made = send(&client, "POST", SERVICES, &service).await?;
         let ip: Ipv4Addr = made["spec"]["clusterIP"].as_str().context("a cluster IP")?.parse()?;
         send(&client, "POST", SLICES, &slice(false)).await?;
-        let listener = TcpListener::bind((POD, PORT)).await?;
+        let listener = listener().await?;
         let listening = tokio::spawn(async move { while listener.accept().await.is_ok() {} });
-        Ok(Probe { client, address: (ip, 80).into(), _listening: listening })
+        Ok(Probe { client, address: (ip, 80).into(), listening })
     }
 
     /// Writes the slice with its endpoint or without.
@@ -76,6 +76,25 @@ impl Probe {
         let connected = timeout(Duration::from_millis(20), TcpStream::connect(self.address)).await;
         matches!(connected, Ok(Ok(_)))
     }
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        self.listening.abort();
+    }
+}
+
+/// The endpoint's port, once the last probe has given it up.
+async fn listener() -> Result<TcpListener> {
+    for _ in 0..100 {
+        match TcpListener::bind((POD, PORT)).await {
+            Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            bound => return Ok(bound?),
+        }
+    }
+    anyhow::bail!("somebody else listens at {POD}:{PORT}")
 }
 
 fn slice(is_there: bool) -> Value {
