@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use portolan_model::{Family, NamespacedName};
+use portolan_netlink::sysctl::SysctlError;
 use tokio_util::task::TaskTracker;
 
 /// Publishes events about this node. One that cannot be published is a line in the log.
@@ -43,6 +44,16 @@ impl Events {
         };
         let reason = "FailedToStartServiceHealthcheck";
         self.publish_about(object, EventType::Warning, reason, "Listen", note);
+    }
+
+    /// Kernel settings stay as they are.
+    pub(crate) fn sysctls_failed(&self, errors: &[SysctlError]) {
+        if errors.is_empty() {
+            return;
+        }
+        let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
+        let note = format!("Kernel settings stay as they are: {}", errors.join("; "));
+        self.publish(EventType::Warning, "SysctlNotWritten", "StartKubeProxy", note);
     }
 
     /// Rules were put right.

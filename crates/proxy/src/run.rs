@@ -320,10 +320,11 @@ pub async fn run_with(
             Err(e) => tracing::error!(%address, "cannot listen: {e}"),
         }
     }
-    sysctls::apply(&settings.effective.conntrack, cores(), &pages.metrics);
+    let failed = sysctls::apply(&settings.effective.conntrack, cores(), &pages.metrics);
 
     let events = Events::new(client.clone(), &settings.node_name, tasks.clone());
     events.starting();
+    events.sysctls_failed(&failed);
     let mut watches = watches(&client, &settings);
     let (local_detector, pod_cidrs) = tokio::select! {
         () = stop.cancelled() => return Ok(()),

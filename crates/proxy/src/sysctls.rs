@@ -1,5 +1,5 @@
-//! The kernel settings that the proxy cares for. One that cannot be written is a warning and a
-//! metric: in a child network namespace some are read-only even for root.
+//! The kernel settings that the proxy cares for. One that cannot be written is a warning, a metric and
+//! an event: in a child network namespace some are read-only even for root.
 //!
 //! Upstream rule: `setupConntrack` of cmd/kube-proxy/app/server_linux.go. `route_localnet` is not
 //! among them: node ports of this mode do not answer on 127.0.0.1.
@@ -12,18 +12,20 @@ use crate::metrics::Metrics;
 
 const CONNTRACK_MAX: &str = "net/netfilter/nf_conntrack_max";
 
-/// Writes what the configuration asks for.
-pub(crate) fn apply(conntrack: &Conntrack, cores: usize, metrics: &Metrics) {
-    let note = |result: Result<(), SysctlError>| {
+/// Writes what the configuration asks for; gives what could not be written.
+pub(crate) fn apply(conntrack: &Conntrack, cores: usize, metrics: &Metrics) -> Vec<SysctlError> {
+    let mut failed = Vec::new();
+    let mut note = |result: Result<(), SysctlError>| {
         if let Err(e) = result {
             metrics.sysctl_failed();
             tracing::warn!("{e}; it stays as it is");
+            failed.push(e);
         }
     };
     if let Some(max) = conntrack_max(conntrack, cores) {
         note(raise(CONNTRACK_MAX, max));
     }
-    let seconds = |name: &str, span: Option<Span>| {
+    let mut seconds = |name: &str, span: Option<Span>| {
         if let Some(span) = span.filter(|span| !span.0.is_zero()) {
             note(sysctl::write(&format!("net/netfilter/nf_conntrack_{name}"), span.0.as_secs()));
         }
@@ -35,6 +37,7 @@ pub(crate) fn apply(conntrack: &Conntrack, cores: usize, metrics: &Metrics) {
     if conntrack.tcp_be_liberal {
         note(sysctl::write("net/netfilter/nf_conntrack_tcp_be_liberal", 1));
     }
+    failed
 }
 
 /// How many connections to allow for; none: leave the kernel's limit alone.

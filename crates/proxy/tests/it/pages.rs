@@ -5,7 +5,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::json;
 use tokio::net::TcpStream;
 
-use crate::fixture::{NODE, PODS, in_namespace, server, until, until_answer};
+use crate::fixture::{NODE, PODS, Proxy, in_namespace, server, until, until_answer};
 
 async fn get(address: &str, path: &str) -> Option<(u16, String)> {
     let (head, body) = ask(address, path).await?;
@@ -71,6 +71,31 @@ fn a_changed_configuration_is_taken_over_and_a_wrong_one_refused() {
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
         assert_eq!(get("127.0.0.1:10302", "/healthz").await.map(|(code, _)| code), Some(200));
         proxy.abort();
+    });
+}
+
+/// In a network namespace of its own the limit of connections can be read only.
+#[test]
+fn a_kernel_setting_that_cannot_be_written_is_an_event_and_a_metric() {
+    in_namespace("a_kernel_setting_that_cannot_be_written_is_an_event_and_a_metric", async |api| {
+        let one = server(PODS[0], "one").await;
+        let proxy = Proxy::start(api.client.clone(), "conntrack: {min: 2000000000}\n");
+        let ip = api.service("web", json!({"ports": [{"port": 80}]})).await;
+        api.endpoints("web", "TCP", &[one]).await;
+        until_answer((ip, 80), "one").await;
+        let events: kube::Api<k8s_openapi::api::events::v1::Event> =
+            kube::Api::default_namespaced(api.client.clone());
+        let event = until("an event about the node", async || {
+            let all = events.list(&kube::api::ListParams::default()).await.ok()?;
+            let reason = Some("SysctlNotWritten");
+            all.items.into_iter().find(|event| event.reason.as_deref() == reason)
+        })
+        .await;
+        let note = event.note.unwrap();
+        assert!(note.contains("nf_conntrack_max"), "{note}");
+        let (_, text) = get("127.0.0.1:10249", "/metrics").await.unwrap();
+        assert!(text.contains("kubeproxy_sysctl_failures_total 1\n"), "{text}");
+        proxy.stop().await;
     });
 }
 
