@@ -179,8 +179,9 @@ pub(crate) fn delta(
 /// Fronts on their way from what they were to what they are to be.
 ///
 /// A closed front drops packets, and their senders send again. One that comes, or is to have other flags
-/// or guards, is closed before that and opened after; one that goes is closed before. Only other sets in
-/// the same front are a change of one step.
+/// or guards, is closed before that and opened after; one that goes is closed before. Other sets in the
+/// same front are a change of one step, and so is that nobody comes through any more. The flags of one
+/// that refuses mean nothing, so they may change before it opens.
 #[derive(Default)]
 struct Doors {
     close: Vec<Step>,
@@ -197,10 +198,16 @@ impl Doors {
                 && layout.guarded(key, before) == layout.guarded(key, after)
         };
         if let (Some(before), Some(after)) = (before, after)
-            && before.masquerade == after.masquerade
             && same_guards(before, after)
         {
-            return self.open.push(replace(layout, key, Some(before), Some(after)));
+            if before.masquerade == after.masquerade || refuses(after) {
+                return self.open.push(replace(layout, key, Some(before), Some(after)));
+            }
+            if refuses(before) {
+                let flagged = Front { masquerade: after.masquerade, ..before.clone() };
+                self.guard.push(replace(layout, key, Some(before), Some(&flagged)));
+                return self.open.push(replace(layout, key, Some(&flagged), Some(after)));
+            }
         }
         let [was, will] = [before, after].map(|front| front.as_ref().map(closed));
         let mut guard = guards(layout, key, before.as_ref(), after.as_ref());
@@ -231,6 +238,11 @@ impl Doors {
         }
         self.gone.into_iter().for_each(|step| stages.step(Stage::Fronts, Presence::Goes, step));
     }
+}
+
+/// Whether nobody comes through a front.
+fn refuses(front: &Front) -> bool {
+    [front.inside, front.outside].iter().all(|action| !matches!(action, Action::Balance(_)))
 }
 
 /// The front as it is while nobody may come through.

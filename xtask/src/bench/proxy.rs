@@ -99,7 +99,7 @@ async fn measure(options: &Options, built: &Path, services: usize) -> Result<()>
         let mut node = Node::start(&proxy, &kubeconfig, mode, &options.arguments)?;
         probe.until(true, Duration::from_secs(300)).await.with_context(|| node.log())?;
         row("  start to first answer", &millis(begun.elapsed()));
-        let first = node.metrics().await?;
+        let first = node.first_sync().await?;
         row("  first sync of the rules", &seconds(first.full_sync));
         changes(options, &mut probe, &mut node).await?;
         row("  resident", &node.resident()?);

@@ -59,6 +59,18 @@ impl Node {
         std::fs::read_to_string(log_of(self.dir.path())).unwrap_or_default()
     }
 
+    /// Its metrics, as soon as they tell of the first sync: the first packet may be quicker.
+    pub async fn first_sync(&self) -> Result<Metrics> {
+        for _ in 0..1_000 {
+            let metrics = self.metrics().await?;
+            if metrics.full_sync > 0.0 {
+                return Ok(metrics);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        anyhow::bail!("no full sync is counted: {}", self.log())
+    }
+
     /// Its metrics now.
     pub async fn metrics(&self) -> Result<Metrics> {
         let mut stream = TcpStream::connect(METRICS).await?;
