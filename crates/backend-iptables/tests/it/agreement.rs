@@ -12,7 +12,7 @@ use crate::machine::{Fate, Machine};
 use crate::objects::{ip, port};
 
 /// The node under test, in either family.
-struct Place {
+pub(crate) struct Place {
     family: Family,
     pod_range: &'static str,
     service_range: &'static str,
@@ -25,7 +25,7 @@ struct Place {
     clients: [&'static str; 3],
 }
 
-const PLACES: [Place; 2] = [
+pub(crate) const PLACES: [Place; 2] = [
     Place {
         family: Family::Ipv4,
         pod_range: "10.244.0.0/16",
@@ -53,7 +53,7 @@ const PLACES: [Place; 2] = [
 ];
 
 impl Place {
-    fn model(&self) -> Model {
+    pub(crate) fn model(&self) -> Model {
         let config = Config {
             node_name: "node-0".into(),
             masquerade_all: MasqueradeAll::OffClusterOnly,
@@ -68,7 +68,7 @@ impl Place {
     }
 
     /// Packets from everywhere to everything that there is, and to what there is not.
-    fn packets(&self) -> Vec<Packet> {
+    pub(crate) fn packets(&self) -> Vec<Packet> {
         let sources = self.endpoints.iter().chain(&self.clients).chain(&self.balanced);
         let unallocated = match self.family {
             Family::Ipv4 => "10.96.0.99",
@@ -106,7 +106,7 @@ impl Place {
 
 /// An event of few possible objects, by index into a [`Place`].
 #[derive(Debug, Clone)]
-enum Happening {
+pub(crate) enum Happening {
     Service {
         number: usize,
         ports: Vec<(Protocol, u16, Option<u16>)>,
@@ -153,7 +153,7 @@ fn happening() -> impl Strategy<Value = Happening> {
 }
 
 /// What comes between two flushes.
-fn step() -> impl Strategy<Value = Vec<Happening>> {
+pub(crate) fn step() -> impl Strategy<Value = Vec<Happening>> {
     prop_oneof![
         8 => vec(happening(), 1..4),
         1 => any::<Option<bool>>().prop_map(|at| vec![Happening::NodePortsAt(at)]),
@@ -161,7 +161,7 @@ fn step() -> impl Strategy<Value = Vec<Happening>> {
 }
 
 impl Happening {
-    fn event(&self, place: &Place) -> Event {
+    pub(crate) fn event(&self, place: &Place) -> Event {
         let name = |number: &usize| NamespacedName::new("default", format!("service-{number}"));
         match self {
             Self::Service { number, ports, external_ips, ingress, ranges, policies } => {
@@ -228,7 +228,7 @@ impl Happening {
     }
 }
 
-fn expected(table: &ForwardingTable, packet: &Packet) -> BTreeSet<Fate> {
+pub(crate) fn expected(table: &ForwardingTable, packet: &Packet) -> BTreeSet<Fate> {
     match walk(table, &ModeProfile::IPTABLES, packet).0 {
         Verdict::Forward(choices) => choices
             .into_iter()
@@ -243,7 +243,7 @@ fn expected(table: &ForwardingTable, packet: &Packet) -> BTreeSet<Fate> {
     }
 }
 
-fn fates(machine: &Machine, place: &Place, packet: &Packet) -> BTreeSet<Fate> {
+pub(crate) fn fates(machine: &Machine, place: &Place, packet: &Packet) -> BTreeSet<Fate> {
     machine.fates(packet, &[ip(place.node)])
 }
 

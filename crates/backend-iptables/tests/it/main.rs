@@ -3,7 +3,11 @@
 #[cfg(test)]
 mod agreement;
 #[cfg(test)]
+mod kernel;
+#[cfg(test)]
 mod machine;
+#[cfg(test)]
+mod mutations;
 #[cfg(test)]
 mod objects;
 #[cfg(test)]
