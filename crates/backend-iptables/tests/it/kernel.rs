@@ -25,8 +25,8 @@ fn in_namespace(test: &str, body: impl FnOnce() + Send + 'static) {
 }
 
 /// Addresses of one family.
-struct Stack {
-    family: Family,
+pub(crate) struct Stack {
+    pub(crate) family: Family,
     pods: &'static str,
     node: &'static str,
     cluster_ip: &'static str,
@@ -35,7 +35,7 @@ struct Stack {
     endpoints: [&'static str; 3],
 }
 
-const STACKS: [Stack; 2] = [
+pub(crate) const STACKS: [Stack; 2] = [
     Stack {
         family: Family::Ipv4,
         pods: "10.244.0.0/16",
@@ -57,7 +57,7 @@ const STACKS: [Stack; 2] = [
 ];
 
 impl Stack {
-    fn model(&self) -> Model {
+    pub(crate) fn model(&self) -> Model {
         let config = Config {
             node_name: "node-0".into(),
             local_detector: LocalDetector::Cidrs(vec![self.pods.parse().unwrap()]),
@@ -89,9 +89,19 @@ impl Stack {
         model
     }
 
-    fn endpoints(&self, number: usize) -> Event {
-        let endpoint = |(index, address): (usize, &&str)| Endpoint {
-            address: ip(address),
+    /// The first so many endpoints, two of them on this node.
+    pub(crate) fn endpoints(&self, number: usize) -> Event {
+        self.slice(0..number)
+    }
+
+    /// The endpoint on another node.
+    pub(crate) fn remote_endpoint(&self) -> Event {
+        self.slice(2..3)
+    }
+
+    fn slice(&self, which: std::ops::Range<usize>) -> Event {
+        let endpoint = |index: usize| Endpoint {
+            address: ip(self.endpoints[index]),
             conditions: Conditions { ready: true, serving: true, terminating: false },
             node_name: Some(format!("node-{}", index / 2).into()),
             hints: Hints::default(),
@@ -104,7 +114,7 @@ impl Stack {
                 protocol: Protocol::Tcp,
                 port: port(8080),
             }],
-            endpoints: self.endpoints.iter().take(number).enumerate().map(endpoint).collect(),
+            endpoints: which.map(endpoint).collect(),
         })
     }
 

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod agreement;
 #[cfg(test)]
+mod golden;
+#[cfg(test)]
 mod kernel;
 #[cfg(test)]
 mod machine;
