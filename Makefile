@@ -16,7 +16,7 @@ up:
 	@exec target/release/portolan up $(ARGS)
 
 test:
-	@scripts/tools cargo cc ip nft curl kubectl
+	@scripts/tools cargo cc ip iptables nft curl kubectl
 	@scripts/test
 
 bench:

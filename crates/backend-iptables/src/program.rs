@@ -1,0 +1,173 @@
+//! Running `iptables-restore` and `iptables-save`.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use portolan_model::Family;
+use thiserror::Error;
+
+/// How much of what a program complained about is kept, in bytes.
+const COMPLAINT_BYTES: usize = 1024;
+/// How often a program is looked after.
+const GLANCE: Duration = Duration::from_millis(2);
+/// `iptables-restore`'s status when it did not get the lock within `-w`.
+const STATUS_LOCKED: i32 = 4;
+
+/// Which programs are run, and for how long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Programs {
+    /// `iptables-restore` or `ip6tables-restore`; looked up in PATH unless it is a path.
+    pub restore: PathBuf,
+    /// `iptables-save` or `ip6tables-save`.
+    pub save: PathBuf,
+    /// How long each may take before it is ended.
+    pub limit: Duration,
+}
+
+impl Programs {
+    /// The system's programs for one family, each with half a minute.
+    pub fn of(family: Family) -> Self {
+        let (restore, save) = match family {
+            Family::Ipv4 => ("iptables-restore", "iptables-save"),
+            Family::Ipv6 => ("ip6tables-restore", "ip6tables-save"),
+        };
+        Self { restore: restore.into(), save: save.into(), limit: Duration::from_secs(30) }
+    }
+
+    /// Hands text to the kernel; each table is changed as a whole or not at all.
+    pub(crate) fn restore(&self, text: &str) -> Result<(), ProgramError> {
+        run(&self.restore, &["--noflush", "-w", "5", "--counters"], text, self.limit).map(drop)
+    }
+
+    /// Reads what the kernel holds.
+    pub(crate) fn save(&self) -> Result<String, ProgramError> {
+        run(&self.save, &[], "", self.limit)
+    }
+}
+
+/// Why a program did not do its work.
+#[derive(Debug, Error)]
+pub enum ProgramError {
+    /// It is not installed.
+    #[error("{program} is not installed, or not in PATH")]
+    Missing {
+        /// The program.
+        program: PathBuf,
+    },
+    /// It could not be run, or not be talked to.
+    #[error("cannot run {program}: {source}")]
+    Unusable {
+        /// The program.
+        program: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// Another program kept the xtables lock.
+    #[error("{program} did not get the xtables lock: {complaint}")]
+    Locked {
+        /// The program.
+        program: PathBuf,
+        /// The end of its standard error.
+        complaint: String,
+    },
+    /// It failed.
+    #[error("{program} failed, {status}: {complaint}")]
+    Failed {
+        /// The program.
+        program: PathBuf,
+        /// How it ended.
+        status: ExitStatus,
+        /// The end of its standard error.
+        complaint: String,
+    },
+    /// It took too long and was ended.
+    #[error("{program} did not finish within {limit:?} and was ended")]
+    TimedOut {
+        /// The program.
+        program: PathBuf,
+        /// How long it was given.
+        limit: Duration,
+    },
+}
+
+fn run(
+    program: &PathBuf,
+    arguments: &[&str],
+    input: &str,
+    limit: Duration,
+) -> Result<String, ProgramError> {
+    let unusable = |source| ProgramError::Unusable { program: program.clone(), source };
+    let mut child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|source| match source.kind() {
+            ErrorKind::NotFound => ProgramError::Missing { program: program.clone() },
+            _ => unusable(source),
+        })?;
+    // Threads of their own, so that a program that neither reads nor writes is ended nevertheless.
+    let feeder = child.stdin.take().map(|mut stdin| {
+        let input = input.to_owned();
+        thread::spawn(move || stdin.write_all(input.as_bytes()))
+    });
+    let output = child.stdout.take().map(collect);
+    let complaint = child.stderr.take().map(collect);
+    let Some(status) = wait(&mut child, limit).map_err(unusable)? else {
+        return Err(ProgramError::TimedOut { program: program.clone(), limit });
+    };
+    let text = |reader: Option<JoinHandle<io::Result<Vec<u8>>>>| {
+        let bytes =
+            reader.map_or(Ok(Vec::new()), |reader| reader.join().expect("it only reads"))?;
+        io::Result::Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let complaint = tail(text(complaint).map_err(unusable)?.trim());
+    let output = text(output).map_err(unusable)?;
+    let program = program.clone();
+    if status.code() == Some(STATUS_LOCKED) && complaint.contains("lock") {
+        return Err(ProgramError::Locked { program, complaint });
+    }
+    if !status.success() {
+        return Err(ProgramError::Failed { program, status, complaint });
+    }
+    match feeder.map_or(Ok(()), |feeder| feeder.join().expect("it only writes")) {
+        Err(source) => Err(ProgramError::Unusable { program, source }),
+        Ok(()) => Ok(output),
+    }
+}
+
+/// Waits for a program's end; ends it, and returns nothing, when it takes too long.
+fn wait(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
+    let end = Instant::now() + limit;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if Instant::now() >= end {
+            child.kill()?;
+            child.wait()?;
+            return Ok(None);
+        }
+        thread::sleep(GLANCE);
+    }
+}
+
+fn collect(mut from: impl Read + Send + 'static) -> JoinHandle<io::Result<Vec<u8>>> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        from.read_to_end(&mut bytes).map(|_| bytes)
+    })
+}
+
+/// The end of a text, at most [`COMPLAINT_BYTES`] long.
+fn tail(text: &str) -> String {
+    let mut start = text.len().saturating_sub(COMPLAINT_BYTES);
+    while !text.is_char_boundary(start) {
+        start += 1;
+    }
+    text[start..].to_owned()
+}

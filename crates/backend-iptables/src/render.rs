@@ -1,0 +1,309 @@
+//! The chains that are always there: how packets find their Service.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use portolan_model::{
+    Action, Family, ForwardingTable, Front, FrontKey, InvalidPackets, LocalDetector,
+    LocalhostNodePorts, NodePortAddresses, Origin, Protocol,
+};
+
+use crate::name;
+
+/// How rules are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// The bit of the packet mark that asks for masquerading, as a mask
+    /// (`iptables.masqueradeBit` 14 is `0x4000`).
+    pub masquerade_mark: u32,
+    /// What becomes of packets that connection tracking calls invalid.
+    pub invalid_packets: InvalidPackets,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { masquerade_mark: 1 << 14, invalid_packets: InvalidPackets::Drop }
+    }
+}
+
+/// A table of the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Table {
+    Mangle,
+    Filter,
+    Nat,
+}
+
+impl Table {
+    pub(crate) const ALL: [Self; 3] = [Self::Mangle, Self::Filter, Self::Nat];
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Mangle => "mangle",
+            Self::Filter => "filter",
+            Self::Nat => "nat",
+        })
+    }
+}
+
+/// What chains say: the rules in order, each without `-A` and the chain's name.
+pub(crate) type Chains = BTreeMap<(Table, String), Vec<String>>;
+
+/// A rule in a chain of the kernel's own: table, chain, rule.
+pub(crate) type Jump = (Table, &'static str, String);
+
+const NEW: &str = "-m conntrack --ctstate NEW ";
+
+/// The ways into our chains, in the order in which each chain of the kernel has them.
+pub(crate) fn jumps(localhost: LocalhostNodePorts) -> Vec<Jump> {
+    use Table::{Filter, Nat};
+    let mut jumps = Vec::new();
+    let mut add = |table, from, state: &str, comment: &str, to: &str| {
+        jumps.push((table, from, format!("{state}{} -j {to}", name::comment(comment))));
+    };
+    for from in ["INPUT", "FORWARD", "OUTPUT"] {
+        add(Filter, from, NEW, "kubernetes load balancer firewall", "KUBE-PROXY-FIREWALL");
+    }
+    add(Filter, "FORWARD", "", "kubernetes forwarding rules", "KUBE-FORWARD");
+    for from in ["OUTPUT", "FORWARD"] {
+        add(Filter, from, NEW, "kubernetes service portals", "KUBE-SERVICES");
+    }
+    add(Filter, "INPUT", "", "kubernetes health check service ports", "KUBE-NODEPORTS");
+    // Upstream has no such jump in OUTPUT, so that a node's own packets to an external IP without
+    // endpoints leave the node there.
+    for from in ["FORWARD", "INPUT", "OUTPUT"] {
+        let comment = "kubernetes externally-visible service portals";
+        add(Filter, from, NEW, comment, "KUBE-EXTERNAL-SERVICES");
+    }
+    for from in ["OUTPUT", "PREROUTING"] {
+        add(Nat, from, "", "kubernetes service portals", "KUBE-SERVICES");
+    }
+    add(Nat, "POSTROUTING", "", "kubernetes postrouting rules", "KUBE-POSTROUTING");
+    if localhost == LocalhostNodePorts::On {
+        for from in ["INPUT", "OUTPUT"] {
+            jumps.push((Filter, from, "-j KUBE-FIREWALL".to_owned()));
+        }
+    }
+    jumps
+}
+
+/// Chains that depend on the settings alone.
+pub(crate) fn fixed(options: &Options, table: &ForwardingTable) -> Chains {
+    let mark = options.masquerade_mark;
+    let mut chains = Chains::new();
+    for each in Table::ALL {
+        chains.insert((each, "KUBE-PROXY-CANARY".to_owned()), Vec::new());
+    }
+    let mut add = |table, chain: &str, rules: Vec<String>| {
+        chains.insert((table, chain.to_owned()), rules);
+    };
+    add(Table::Nat, "KUBE-MARK-MASQ", vec![format!("-j MARK --or-mark {mark:#x}")]);
+    let snat = name::comment("kubernetes service traffic requiring SNAT");
+    add(
+        Table::Nat,
+        "KUBE-POSTROUTING",
+        vec![
+            format!("-m mark ! --mark {mark:#x}/{mark:#x} -j RETURN"),
+            format!("-j MARK --xor-mark {mark:#x}"),
+            format!("{snat} -j MASQUERADE --random-fully"),
+        ],
+    );
+    let ranges = own_ranges(table);
+    if ranges.len() > 1 {
+        let inside = ranges.iter().map(|range| format!("-s {range} -j RETURN"));
+        let rules = inside.chain(["-j KUBE-MARK-MASQ".to_owned()]).collect();
+        add(Table::Nat, "KUBE-MARK-OFF-CLUSTER", rules);
+    }
+    let mut forward = Vec::new();
+    if options.invalid_packets == InvalidPackets::Drop {
+        forward.push("-m conntrack --ctstate INVALID -j DROP".to_owned());
+    }
+    let rules = name::comment("kubernetes forwarding rules");
+    forward.push(format!("{rules} -m mark --mark {mark:#x}/{mark:#x} -j ACCEPT"));
+    let known = name::comment("kubernetes forwarding conntrack rule");
+    forward.push(format!("{known} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"));
+    add(Table::Filter, "KUBE-FORWARD", forward);
+    if table.settings.localhost_node_ports == LocalhostNodePorts::On {
+        let block = name::comment("block incoming localnet connections");
+        let loopback = "-d 127.0.0.0/8 ! -s 127.0.0.0/8";
+        let state = "-m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT";
+        let rule = format!("{block} {loopback} {state} -j DROP");
+        add(Table::Filter, "KUBE-FIREWALL", vec![rule]);
+    }
+    chains
+}
+
+/// The ranges by which pods of the table's family are known.
+pub(crate) fn own_ranges(table: &ForwardingTable) -> Vec<IpNet> {
+    match &table.settings.local_detector {
+        LocalDetector::Cidrs(ranges) => {
+            let own = |range: &&IpNet| Family::of(range.addr()) == table.family;
+            ranges.iter().filter(own).copied().collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// The match of a protocol.
+pub(crate) fn transport(protocol: Protocol) -> String {
+    let protocol = protocol.to_string().to_lowercase();
+    format!("-m {protocol} -p {protocol}")
+}
+
+/// The matches that find a front: one for an address, one for each address of a node port.
+fn matches(table: &ForwardingTable, key: &FrontKey) -> Vec<String> {
+    let (transport, port) = (transport(key.protocol()), key.port());
+    match key.address() {
+        Some(ip) => vec![format!("{transport} -d {ip} --dport {port}")],
+        None => node_port_addresses(table)
+            .iter()
+            .map(|at| format!("{at} {transport} --dport {port}"))
+            .collect(),
+    }
+}
+
+/// The matches of the addresses at which node ports answer.
+fn node_port_addresses(table: &ForwardingTable) -> Vec<String> {
+    let settings = &table.settings;
+    let localhost = settings.localhost_node_ports == LocalhostNodePorts::On;
+    let loopback = match table.family {
+        Family::Ipv4 => "127.0.0.0/8",
+        Family::Ipv6 => "::1/128",
+    };
+    match &settings.node_port_addresses {
+        NodePortAddresses::AllLocal if localhost => {
+            vec!["-m addrtype --dst-type LOCAL".to_owned()]
+        }
+        NodePortAddresses::AllLocal => {
+            vec![format!("-m addrtype --dst-type LOCAL ! -d {loopback}")]
+        }
+        NodePortAddresses::Only(addresses) => {
+            let named = addresses.iter().filter(|ip| !ip.is_loopback() && is_of(table, **ip));
+            let own = localhost.then(|| format!("-d {loopback}"));
+            named.map(|ip| format!("-d {ip}")).chain(own).collect()
+        }
+    }
+}
+
+fn is_of(table: &ForwardingTable, ip: IpAddr) -> bool {
+    Family::of(ip) == table.family
+}
+
+/// Chains that list the fronts.
+pub(crate) fn portals(table: &ForwardingTable) -> Chains {
+    let mut services = Vec::new();
+    let mut node_ports = Vec::new();
+    let mut refused = Vec::new();
+    let mut refused_outside = Vec::new();
+    let mut walls = Vec::new();
+    for (key, front) in &table.fronts {
+        let dull = dull_action(front);
+        for found in matches(table, key) {
+            walls.extend(wall(key, front, &found, dull.is_some()));
+            if let Some((why, verdict)) = dull {
+                let why = name::comment(&format!("{} {why}", front.port));
+                let rule = format!("{why} {found} -j {verdict}");
+                match front.origin {
+                    Origin::ClusterIp => refused.push(rule),
+                    _ => refused_outside.push(rule),
+                }
+            }
+        }
+        match key {
+            FrontKey::Address { .. } => services.extend(portal(table, key, front)),
+            FrontKey::NodePort { .. } => node_ports.extend(node_port(key, front)),
+        }
+    }
+    let last = "kubernetes service nodeports; NOTE: this must be the last rule in this chain";
+    for at in node_port_addresses(table) {
+        services.push(format!("{} {at} -j KUBE-NODEPORTS", name::comment(last)));
+    }
+    let health = table.health_checks.iter().map(|(port, check)| {
+        let text = format!("{} health check node port", check.service);
+        format!("{} -m tcp -p tcp --dport {port} -j ACCEPT", name::comment(&text))
+    });
+    let named = |table, chain: &str, rules| ((table, chain.to_owned()), rules);
+    [
+        named(Table::Nat, "KUBE-SERVICES", services),
+        named(Table::Nat, "KUBE-NODEPORTS", node_ports),
+        named(Table::Filter, "KUBE-SERVICES", refused),
+        named(Table::Filter, "KUBE-EXTERNAL-SERVICES", refused_outside),
+        named(Table::Filter, "KUBE-NODEPORTS", health.collect()),
+        named(Table::Filter, "KUBE-PROXY-FIREWALL", walls),
+    ]
+    .into()
+}
+
+/// What becomes of packets to a front that have nowhere to go.
+fn dull_action(front: &Front) -> Option<(&'static str, &'static str)> {
+    let of = |action| match action {
+        Action::Balance(_) => None,
+        Action::Reject => Some(("has no endpoints", "REJECT")),
+        Action::Drop => Some(("has no local endpoints", "DROP")),
+    };
+    of(front.outside).or_else(|| of(front.inside))
+}
+
+/// What stops those who may not use a front. Who may has been sent on in nat already, unless there
+/// was nowhere to send it: then the rules that refuse it are still to come.
+fn wall(key: &FrontKey, front: &Front, found: &str, is_dull: bool) -> Vec<String> {
+    let Some(ranges) = &front.source_ranges else { return Vec::new() };
+    let mut rules = Vec::new();
+    if is_dull {
+        let admitted = ranges.admitted(key.address());
+        rules.extend(admitted.map(|range| format!("{found} -s {range} -j RETURN")));
+    }
+    let text = format!("{} traffic not accepted by {}", front.port, name::firewall(&front.port));
+    rules.push(format!("{} {found} -j DROP", name::comment(&text)));
+    rules
+}
+
+/// The way from an address to its Service's chains.
+fn portal(table: &ForwardingTable, key: &FrontKey, front: &Front) -> Vec<String> {
+    let mut rules = Vec::new();
+    let found = &matches(table, key)[0];
+    let to = match (front.origin, &front.source_ranges, front.inside) {
+        (_, Some(_), Action::Balance(_)) => Some(name::firewall(&front.port)),
+        (Origin::ClusterIp, None, Action::Balance(id)) => {
+            table.sets.get(&id).map(|set| name::set(&front.port, set.scope))
+        }
+        (_, None, Action::Balance(_)) => Some(name::external(&front.port)),
+        (_, _, Action::Reject | Action::Drop) => None,
+    };
+    if let Some(to) = to {
+        let text = match front.origin {
+            Origin::ClusterIp => "cluster IP",
+            Origin::LoadBalancerIp => "loadbalancer IP",
+            Origin::ExternalIp | Origin::NodePort => "external IP",
+        };
+        let comment = name::comment(&format!("{} {text}", front.port));
+        rules.push(format!("{comment} {found} -j {to}"));
+    }
+    // What comes back from there, or never went, must not be taken for a node port's.
+    let comes_back = front.source_ranges.is_some() || dull_action(front).is_some();
+    let at_node_port = portolan_model::NodePort::new(key.port()).is_some_and(|port| {
+        table.fronts.contains_key(&FrontKey::NodePort { protocol: key.protocol(), port })
+    });
+    if comes_back && at_node_port {
+        rules.push(format!("{found} -j RETURN"));
+    }
+    rules
+}
+
+fn node_port(key: &FrontKey, front: &Front) -> Vec<String> {
+    let Action::Balance(_) = front.inside else { return Vec::new() };
+    let comment = name::comment(&front.port.to_string());
+    let (transport, port) = (transport(key.protocol()), key.port());
+    let rule = |source: String| {
+        let to = name::external(&front.port);
+        format!("{comment} {source}{transport} --dport {port} -j {to}")
+    };
+    match &front.source_ranges {
+        None => vec![rule(String::new())],
+        Some(ranges) => ranges.admitted(None).map(|range| rule(format!("-s {range} "))).collect(),
+    }
+}

@@ -1,0 +1,284 @@
+//! The rules, walked packet by packet, agree with the model's walk; and plans do what they say.
+
+use std::collections::BTreeSet;
+
+use portolan_backend_iptables::{Options, Planner};
+use portolan_model::*;
+use proptest::collection::{btree_set, vec};
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use crate::machine::{Fate, Machine};
+use crate::objects::{ip, port};
+
+/// The node under test, in either family.
+pub(crate) struct Place {
+    family: Family,
+    pod_range: &'static str,
+    service_range: &'static str,
+    node: &'static str,
+    cluster_ips: [&'static str; 3],
+    external_ips: [&'static str; 2],
+    balanced: [&'static str; 2],
+    ranges: [&'static str; 3],
+    endpoints: [&'static str; 5],
+    clients: [&'static str; 3],
+}
+
+pub(crate) const PLACES: [Place; 2] = [
+    Place {
+        family: Family::Ipv4,
+        pod_range: "10.244.0.0/16",
+        service_range: "10.96.0.0/12",
+        node: "172.30.0.11",
+        cluster_ips: ["10.96.0.10", "10.96.0.11", "10.96.0.12"],
+        external_ips: ["192.0.2.1", "192.0.2.2"],
+        balanced: ["192.0.2.2", "192.0.2.3"],
+        ranges: ["172.30.0.0/24", "198.51.100.7/32", "198.51.100.0/22"],
+        endpoints: ["10.244.0.1", "10.244.0.2", "10.244.1.1", "10.244.1.2", "172.30.0.11"],
+        clients: ["10.244.0.9", "172.30.0.254", "198.51.100.7"],
+    },
+    Place {
+        family: Family::Ipv6,
+        pod_range: "fd02::/64",
+        service_range: "fd01::/108",
+        node: "fd00::11",
+        cluster_ips: ["fd01::10", "fd01::11", "fd01::12"],
+        external_ips: ["2001:db8::1", "2001:db8::2"],
+        balanced: ["2001:db8::2", "2001:db8::3"],
+        ranges: ["fd00::/64", "2001:db8::7/128", "2001:db8::/44"],
+        endpoints: ["fd02::1", "fd02::2", "fd02::1:1", "fd02::1:2", "fd00::11"],
+        clients: ["fd02::9", "fd00::254", "2001:db8::7"],
+    },
+];
+
+impl Place {
+    pub(crate) fn model(&self) -> Model {
+        let config = Config {
+            node_name: "node-0".into(),
+            masquerade_all: MasqueradeAll::OffClusterOnly,
+            local_detector: LocalDetector::Cidrs(vec![self.pod_range.parse().unwrap()]),
+            ..Config::default()
+        };
+        let mut model = Model::new(self.family, config);
+        model.apply(Event::Node(Node { zone: None, addresses: [ip(self.node)].into() }));
+        model.apply(Event::NodePortAddresses(NodePortAddresses::Only([ip(self.node)].into())));
+        model.apply(Event::ServiceCidrs(vec![self.service_range.parse().unwrap()]));
+        model
+    }
+
+    /// Packets from everywhere to everything that there is, and to what there is not.
+    pub(crate) fn packets(&self) -> Vec<Packet> {
+        let sources = self.endpoints.iter().chain(&self.clients).chain(&self.balanced);
+        let unallocated = match self.family {
+            Family::Ipv4 => "10.96.0.99",
+            Family::Ipv6 => "fd01::99",
+        };
+        let destinations: Vec<_> = self
+            .cluster_ips
+            .iter()
+            .chain(&self.external_ips)
+            .chain(&self.balanced)
+            .chain(&self.clients)
+            .chain([&self.node, &unallocated])
+            .map(|address| ip(address))
+            .collect();
+        let tcp = |port| Some(Transport { protocol: Protocol::Tcp, port });
+        let udp = |port| Some(Transport { protocol: Protocol::Udp, port });
+        let transports =
+            [tcp(80), tcp(81), tcp(9), udp(80), tcp(30000), tcp(30001), udp(30000), None];
+        let mut packets = Vec::new();
+        for source in sources.map(|address| ip(address)) {
+            let arrival = match source == ip(self.node) {
+                true => Arrival::SentHere,
+                false => Arrival::Interface("eth0".into()),
+            };
+            for destination in &destinations {
+                for transport in transports {
+                    let (destination, arrival) = (*destination, arrival.clone());
+                    packets.push(Packet { source, destination, transport, arrival });
+                }
+            }
+        }
+        packets
+    }
+}
+
+/// An event of few possible objects, by index into a [`Place`].
+#[derive(Debug, Clone)]
+pub(crate) enum Happening {
+    Service {
+        number: usize,
+        ports: Vec<(Protocol, u16, Option<u16>)>,
+        external_ips: BTreeSet<usize>,
+        ingress: BTreeSet<usize>,
+        ranges: BTreeSet<usize>,
+        policies: [TrafficPolicy; 2],
+    },
+    Gone(usize),
+    Endpoints {
+        service: usize,
+        endpoints: Vec<(usize, Conditions, usize)>,
+    },
+    NodePortsAt(Option<bool>),
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    let protocol = select(&[Protocol::Tcp, Protocol::Udp][..]);
+    let node_port = proptest::option::of(30000..30002u16);
+    let policy = || select(&[TrafficPolicy::Cluster, TrafficPolicy::Local][..]);
+    let service = (0..3usize, vec((protocol, 80..82u16, node_port), 1..3))
+        .prop_flat_map(move |(number, ports)| {
+            let indices = || btree_set(0..2usize, 0..2);
+            let addresses = (indices(), indices(), btree_set(0..3usize, 0..3));
+            (Just((number, ports)), addresses, policy(), policy())
+        })
+        .prop_map(|((number, ports), addresses, external, internal)| Happening::Service {
+            number,
+            ports,
+            external_ips: addresses.0,
+            ingress: addresses.1,
+            ranges: addresses.2,
+            policies: [external, internal],
+        });
+    let conditions = (any::<bool>(), any::<bool>(), any::<bool>())
+        .prop_map(|(ready, serving, terminating)| Conditions { ready, serving, terminating });
+    let endpoints = (0..3usize, vec((0..5usize, conditions, 0..2usize), 0..5))
+        .prop_map(|(service, endpoints)| Happening::Endpoints { service, endpoints });
+    prop_oneof![
+        4 => service,
+        1 => (0..3usize).prop_map(Happening::Gone),
+        6 => endpoints,
+    ]
+}
+
+/// What comes between two flushes.
+pub(crate) fn step() -> impl Strategy<Value = Vec<Happening>> {
+    prop_oneof![
+        8 => vec(happening(), 1..4),
+        1 => any::<Option<bool>>().prop_map(|at| vec![Happening::NodePortsAt(at)]),
+    ]
+}
+
+impl Happening {
+    pub(crate) fn event(&self, place: &Place) -> Event {
+        let name = |number: &usize| NamespacedName::new("default", format!("service-{number}"));
+        match self {
+            Self::Service { number, ports, external_ips, ingress, ranges, policies } => {
+                Event::Service(Service {
+                    name: name(number),
+                    cluster_ips: vec![ip(place.cluster_ips[*number])],
+                    ports: ports
+                        .iter()
+                        .map(|(protocol, number, node_port)| ServicePort {
+                            name: format!("{protocol}-{number}").into(),
+                            protocol: *protocol,
+                            port: port(*number),
+                            node_port: node_port.and_then(NodePort::new),
+                        })
+                        .collect(),
+                    session_affinity: SessionAffinity::None,
+                    external_traffic_policy: policies[0],
+                    internal_traffic_policy: policies[1],
+                    external_ips: external_ips.iter().map(|i| ip(place.external_ips[*i])).collect(),
+                    load_balancer_ingress: ingress
+                        .iter()
+                        .map(|i| LoadBalancerIngress {
+                            ip: ip(place.balanced[*i]),
+                            mode: IpMode::Vip,
+                        })
+                        .collect(),
+                    health_check_node_port: None,
+                    load_balancer_source_ranges: ranges
+                        .iter()
+                        .map(|i| place.ranges[*i].parse().unwrap())
+                        .collect(),
+                })
+            }
+            Self::Gone(number) => Event::ServiceDeleted(name(number)),
+            Self::Endpoints { service, endpoints } => {
+                let ports = Protocol::ALL.iter().flat_map(|protocol| {
+                    [80, 81].map(|number| EndpointPort {
+                        name: format!("{protocol}-{number}").into(),
+                        protocol: *protocol,
+                        port: port(8000 + number),
+                    })
+                });
+                Event::EndpointSlice(EndpointSlice {
+                    name: NamespacedName::new("default", format!("service-{service}-1")),
+                    service: name(service).name,
+                    ports: ports.collect(),
+                    endpoints: endpoints
+                        .iter()
+                        .map(|(address, conditions, node)| Endpoint {
+                            address: ip(place.endpoints[*address]),
+                            conditions: *conditions,
+                            node_name: Some(format!("node-{node}").into()),
+                            hints: Hints::default(),
+                        })
+                        .collect(),
+                })
+            }
+            Self::NodePortsAt(at) => Event::NodePortAddresses(match at {
+                None => NodePortAddresses::AllLocal,
+                Some(true) => NodePortAddresses::Only([ip(place.node)].into()),
+                Some(false) => NodePortAddresses::default(),
+            }),
+        }
+    }
+}
+
+pub(crate) fn expected(table: &ForwardingTable, packet: &Packet) -> BTreeSet<Fate> {
+    match walk(table, &ModeProfile::IPTABLES, packet).0 {
+        Verdict::Forward(choices) => choices
+            .into_iter()
+            .map(|choice| Fate::Sent {
+                to: choice.target,
+                masqueraded: choice.masquerade.is_some(),
+            })
+            .collect(),
+        Verdict::Reject => [Fate::Rejected].into(),
+        Verdict::Drop => [Fate::Dropped].into(),
+        Verdict::Pass => [Fate::Passed].into(),
+    }
+}
+
+pub(crate) fn fates(machine: &Machine, place: &Place, packet: &Packet) -> BTreeSet<Fate> {
+    machine.fates(packet, &[ip(place.node)])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn rules_agree_with_the_walk_after_any_changes(
+        v6: bool,
+        steps in vec(step(), 1..8),
+    ) {
+        let place = &PLACES[usize::from(v6)];
+        let packets = place.packets();
+        let mut model = place.model();
+        let planner = Planner::new(Options::default());
+        model.flush();
+        let mut machine = Machine::default();
+        machine.restore(&planner.full(model.table()).to_string()).map_err(TestCaseError::fail)?;
+        for happenings in steps {
+            for happening in happenings {
+                model.apply(happening.event(place));
+            }
+            let delta = model.flush();
+            let plan = planner.delta(model.table(), &delta);
+            machine.restore(&plan.to_string()).map_err(TestCaseError::fail)?;
+            for packet in &packets {
+                let expected = expected(model.table(), packet);
+                prop_assert_eq!(fates(&machine, place, packet), expected, "{:?}", packet);
+            }
+        }
+        let mut fresh = Machine::default();
+        fresh.restore(&planner.full(model.table()).to_string()).map_err(TestCaseError::fail)?;
+        prop_assert_eq!(fresh.chain_names(), machine.chain_names());
+        for packet in &packets {
+            prop_assert_eq!(fates(&fresh, place, packet), fates(&machine, place, packet));
+        }
+    }
+}
