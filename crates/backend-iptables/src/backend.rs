@@ -6,7 +6,7 @@ use thiserror::Error;
 use crate::name;
 use crate::plan::{Plan, Planner};
 use crate::program::{ProgramError, Programs};
-use crate::render::{Chains, Options, Table};
+use crate::render::{Options, Table};
 use crate::save::{Gist, Saved};
 
 /// Why rules could not be changed.
@@ -25,6 +25,15 @@ pub enum IptablesError {
 pub struct Iptables {
     planner: Planner,
     programs: Programs,
+    said: Said,
+}
+
+/// Whether every rule was said by this backend. What an earlier one left may differ in what cannot be
+/// compared with what the kernel prints, as the mark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Said {
+    All,
+    Nothing,
 }
 
 impl Iptables {
@@ -35,7 +44,7 @@ impl Iptables {
 
     /// A backend with these programs, whose family is the tables'.
     pub fn with_programs(options: Options, programs: Programs) -> Self {
-        Self { planner: Planner::new(options), programs }
+        Self { planner: Planner::new(options), programs, said: Said::Nothing }
     }
 
     /// Whether the kernel holds this table: chains, and of each rule whom it is about and where it
@@ -44,16 +53,33 @@ impl Iptables {
     /// # Errors
     /// When the rules cannot be read.
     pub fn verify(&self, table: &ForwardingTable) -> Result<bool, IptablesError> {
+        self.drift(table).map(|plan| plan.is_empty())
+    }
+
+    /// What would make the kernel hold this table, as far as [`Iptables::verify`] can tell; empty when
+    /// it does. Changes nothing.
+    ///
+    /// # Errors
+    /// When the rules cannot be read.
+    pub fn drift(&self, table: &ForwardingTable) -> Result<Plan, IptablesError> {
         let saved = self.read()?;
-        let wanted = self.planner.all(table);
-        let holds = |((of, chain), rules): (&(Table, String), &Vec<String>)| {
+        let mut plan = self.full(&saved, table);
+        let differs = |(of, chain): &(Table, String), rules: &[String]| {
             let gists: Vec<_> = rules.iter().map(|rule| Gist::of(rule)).collect();
-            saved.chains.get(&(*of, chain.clone())) == Some(&gists)
+            saved.chains.get(&(*of, chain.clone())) != Some(&gists)
         };
-        let stale = stale(&saved, &wanted).next().is_some();
-        let ways = self.planner.jumps(table);
-        let open = ways.iter().all(|(of, chain, rule)| saved.has(*of, chain, rule));
-        Ok(open && !stale && wanted.iter().all(holds))
+        plan.chains.retain(|key, rules| rules.as_ref().is_none_or(|rules| differs(key, rules)));
+        Ok(plan)
+    }
+
+    /// What says all of a table to a kernel that holds this, and removes what it has too much.
+    fn full(&self, saved: &Saved, table: &ForwardingTable) -> Plan {
+        let mut plan = self.planner.full(table);
+        plan.jumps.retain(|(of, chain, rule)| !saved.has(*of, chain, rule));
+        let stale = saved.chains.keys().filter(|key| name::is_of_a_service(&key.1));
+        let stale: Vec<_> = stale.filter(|key| !plan.chains.contains_key(*key)).cloned().collect();
+        plan.chains.extend(stale.into_iter().map(|key| (key, None)));
+        plan
     }
 
     fn read(&self) -> Result<Saved, IptablesError> {
@@ -70,14 +96,6 @@ impl Iptables {
     }
 }
 
-/// Chains of Services that nobody wants any more, an earlier kube-proxy's too.
-fn stale<'a>(
-    saved: &'a Saved,
-    wanted: &'a Chains,
-) -> impl Iterator<Item = &'a (Table, String)> + 'a {
-    saved.chains.keys().filter(|key| name::is_of_a_service(&key.1) && !wanted.contains_key(*key))
-}
-
 impl Backend for Iptables {
     type Plan = Plan;
     type Error = IptablesError;
@@ -91,12 +109,14 @@ impl Backend for Iptables {
     }
 
     fn start(&mut self, table: &ForwardingTable) -> Result<Applied, IptablesError> {
-        let saved = self.read()?;
-        let mut plan = self.planner.full(table);
-        plan.jumps.retain(|(of, chain, rule)| !saved.has(*of, chain, rule));
-        let wanted = self.planner.all(table);
-        plan.chains.extend(stale(&saved, &wanted).map(|key| (key.clone(), None)));
-        self.carry_out(&plan)
+        let plan = match self.said {
+            Said::All => self.drift(table)?,
+            Said::Nothing => self.full(&self.read()?, table),
+        };
+        self.said = Said::Nothing;
+        let applied = self.carry_out(&plan)?;
+        self.said = Said::All;
+        Ok(applied)
     }
 
     fn apply(&mut self, table: &ForwardingTable, delta: &Delta) -> Result<Applied, IptablesError> {
@@ -111,6 +131,7 @@ impl Backend for Iptables {
     }
 
     fn cleanup(&mut self) -> Result<(), IptablesError> {
+        self.said = Said::Nothing;
         self.carry_out(&removal(&self.read()?)).map(drop)
     }
 }

@@ -40,6 +40,8 @@ pub struct Options {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ProxyMode {
+    /// iptables chains, as kube-proxy makes them.
+    Iptables,
     /// nf_tables maps and sets.
     Nftables,
 }
@@ -48,6 +50,7 @@ impl ProxyMode {
     /// The name in the ConfigMap's `mode`.
     pub fn as_str(self) -> &'static str {
         match self {
+            ProxyMode::Iptables => "iptables",
             ProxyMode::Nftables => "nftables",
         }
     }

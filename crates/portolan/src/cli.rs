@@ -104,6 +104,8 @@ pub(crate) struct UpArgs {
 /// The proxy's backends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ProxyMode {
+    /// iptables chains, as kube-proxy makes them; iptables must be installed
+    Iptables,
     /// nf_tables maps and sets
     Nftables,
 }

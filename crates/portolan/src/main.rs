@@ -122,6 +122,7 @@ fn up(args: cli::UpArgs) -> Result<(), LabError> {
     let options = Options {
         nodes: args.nodes,
         proxy_mode: args.proxy_mode.map(|mode| match mode {
+            cli::ProxyMode::Iptables => portolan_lab::ProxyMode::Iptables,
             cli::ProxyMode::Nftables => portolan_lab::ProxyMode::Nftables,
         }),
         service_cidr: args.service_cidr,

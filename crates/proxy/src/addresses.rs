@@ -1,7 +1,6 @@
 //! The addresses of this node at which node ports answer.
 //!
-//! Upstream rule: `NodePortAddresses` of pkg/proxy/util/nodeport_addresses.go; in the nftables mode
-//! an empty list means the node's primary address of each family.
+//! Upstream rule: `NodePortAddresses` of pkg/proxy/util/nodeport_addresses.go.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -20,6 +19,7 @@ pub(crate) async fn resolve(
     primary: &BTreeSet<IpAddr>,
 ) -> Result<NodePortAddresses, LinkError> {
     let only = match setting {
+        NodePorts::All => return Ok(NodePortAddresses::AllLocal),
         NodePorts::Primary if !primary.is_empty() => primary.clone(),
         NodePorts::Primary => {
             let links = Links::open()?;

@@ -29,6 +29,7 @@ use portolan_netlink::nft::{Monitor, NftError, Touched};
 use tokio::task::JoinError;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::cleaner::Cleaner;
 use crate::config::Settings;
@@ -37,7 +38,7 @@ use crate::health::Eligibility;
 use crate::health_checks::HealthChecks;
 use crate::http::Pages;
 use crate::sync::{Kind, Report, Syncer};
-use crate::{ProxyError, addresses, convert};
+use crate::{ProxyError, addresses, convert, kernel};
 
 mod turn;
 
@@ -45,8 +46,12 @@ use turn::{Turn, Waiting};
 
 /// How long to wait for more after somebody else changed our rules.
 const SETTLE: Duration = Duration::from_millis(20);
-/// Everything is compared with the kernel at least so often (upstream's `FullSyncPeriod`).
+/// Everything is compared with the kernel at least so often where the kernel says what others do to
+/// our rules (upstream's `FullSyncPeriod`); elsewhere, every `syncPeriod`.
 const FULL_SYNC: Duration = Duration::from_secs(3600);
+/// A comparison waits for so many times as long as the last one took, so that it is never more than a
+/// hundredth of the work.
+const REST: u32 = 100;
 
 /// What is watched.
 pub(crate) struct Watches {
@@ -75,6 +80,7 @@ pub(crate) struct Daemon<B> {
     pub(crate) cleaner: Cleaner,
     pub(crate) checks: HealthChecks,
     pub(crate) events: Events,
+    pub(crate) tasks: TaskTracker,
     pub(crate) state: State,
 }
 
@@ -95,7 +101,12 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub(crate) fn new(families: Vec<Family>, pod_cidrs: Option<Vec<ipnet::IpNet>>) -> Self {
+    /// Nothing has been synced; the rules will be trusted for `period` after that.
+    pub(crate) fn new(
+        families: Vec<Family>,
+        pod_cidrs: Option<Vec<ipnet::IpNet>>,
+        period: Duration,
+    ) -> Self {
         let now = Instant::now();
         Self {
             started: Timestamp::now(),
@@ -105,7 +116,7 @@ impl State {
             node: None,
             service_cidrs: HashMap::new(),
             pod_cidrs,
-            full_sync: now + FULL_SYNC,
+            full_sync: now + period,
         }
     }
 
@@ -145,12 +156,17 @@ where
             let now = Instant::now();
             if now >= self.state.full_sync {
                 self.distrust();
-                self.state.full_sync = now + FULL_SYNC;
+                self.state.full_sync = now + self.period();
             }
             if self.state.due().is_some_and(|due| due <= now) {
                 self.sync(now).await?;
             }
         }
+    }
+
+    /// How long the rules are trusted.
+    fn period(&self) -> Duration {
+        period(self.monitor.as_ref(), &self.settings)
     }
 
     /// What else is there already goes into the same sync.
@@ -289,8 +305,13 @@ where
                 self.state.turns.iter_mut().for_each(|turn| turn.put_off(settled));
             }
             Err(e) => {
-                tracing::error!("cannot watch nf_tables any more: {e}; rules are checked hourly");
                 self.monitor = None;
+                let period = self.period();
+                tracing::error!(
+                    ?period,
+                    "cannot watch nf_tables, and look at the rules myself: {e}"
+                );
+                self.state.full_sync = Instant::now() + period;
             }
         }
     }
@@ -348,10 +369,23 @@ where
         self.pages.health.synced(family);
         self.pages.metrics.pending(family, 0, 0);
         let Some(turn) = self.turn(family) else { return };
-        if !turn.has_synced {
-            tracing::info!(%family, "Rules are in place");
+        if turn.has_synced {
+            turn.done();
+            return;
         }
+        tracing::info!(%family, "Rules are in place");
         turn.done();
+        self.remove_others(family);
+    }
+
+    /// The rules of other modes go once those of this one are there.
+    fn remove_others(&self, family: Family) {
+        let mode = self.settings.mode;
+        self.tasks.spawn_blocking(move || {
+            if let Err(e) = kernel::remove_others(Some(mode), &[family]) {
+                tracing::warn!(%family, "cannot remove what other modes left: {e}");
+            }
+        });
     }
 
     fn refused(&mut self, family: Family, waiting: Waiting) {
@@ -367,6 +401,10 @@ where
             self.checks.set(family, &checks);
         }
         let is_full = kind == Kind::Full;
+        if is_full {
+            let next = Instant::now() + self.period().max(took * REST);
+            self.state.full_sync = self.state.full_sync.max(next);
+        }
         self.pages.metrics.synced(family, is_full, took, result.is_ok());
         match result {
             Ok(Applied { commits, operations, drift }) => {
@@ -398,6 +436,11 @@ where
             Err(e) => tracing::error!("cannot tell where node ports answer: {e}"),
         }
     }
+}
+
+/// How long rules are trusted that are watched by this monitor, or by none.
+pub(crate) fn period(monitor: Option<&Monitor>, settings: &Settings) -> Duration {
+    if monitor.is_some() { FULL_SYNC } else { settings.sync_period }
 }
 
 /// Word from the monitor, if there is one.

@@ -6,16 +6,24 @@ use portolan_model::{Family, NamespacedName};
 use portolan_netlink::sysctl::SysctlError;
 use tokio_util::task::TaskTracker;
 
+use crate::config::Mode;
+
 /// Publishes events about this node. One that cannot be published is a line in the log.
 #[derive(Clone)]
 pub(crate) struct Events {
     recorder: Recorder,
     node: ObjectReference,
+    mode: Mode,
     tasks: TaskTracker,
 }
 
 impl Events {
-    pub(crate) fn new(client: kube::Client, node_name: &str, tasks: TaskTracker) -> Self {
+    pub(crate) fn new(
+        client: kube::Client,
+        node_name: &str,
+        mode: Mode,
+        tasks: TaskTracker,
+    ) -> Self {
         let reporter =
             Reporter { controller: "kube-proxy".into(), instance: Some(node_name.to_owned()) };
         // Components name a node by its name in the place of its uid, as upstream's do.
@@ -25,7 +33,7 @@ impl Events {
             uid: Some(node_name.to_owned()),
             ..ObjectReference::default()
         };
-        Self { recorder: Recorder::new(client, reporter), node, tasks }
+        Self { recorder: Recorder::new(client, reporter), node, mode, tasks }
     }
 
     /// The proxy starts.
@@ -58,10 +66,16 @@ impl Events {
 
     /// Rules were put right.
     pub(crate) fn repaired(&self, family: Family, operations: usize) {
+        let mode = self.mode.name();
         let note = format!(
-            "Somebody changed the {family} nftables rules of this node; {operations} changes put them right"
+            "Somebody changed the {family} {mode} rules of this node; {operations} changes put them right"
         );
-        self.publish(EventType::Warning, "NftablesRulesRepaired", "SyncProxyRules", note);
+        let reason = match self.mode {
+            Mode::Iptables => "IptablesRulesRepaired",
+            Mode::Ipvs => "IpvsRulesRepaired",
+            Mode::Nftables => "NftablesRulesRepaired",
+        };
+        self.publish(EventType::Warning, reason, "SyncProxyRules", note);
     }
 
     fn publish(&self, type_: EventType, reason: &str, action: &str, note: String) {

@@ -13,6 +13,7 @@ mod events;
 pub mod health;
 mod health_checks;
 pub mod http;
+mod kernel;
 mod log;
 pub mod metrics;
 mod run;
@@ -22,4 +23,5 @@ mod sysctls;
 mod watch_file;
 
 pub use args::{Args, Options};
+pub use kernel::ModeError;
 pub use run::{ProxyError, run, run_with};

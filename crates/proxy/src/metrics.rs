@@ -145,7 +145,7 @@ impl Default for Metrics {
             this.sync_failures.clone(),
         );
         all.register(
-            "sync_proxy_rules_nftables_repairs",
+            "sync_proxy_rules_repairs",
             "Times that the kernel's rules were not what they should have been, and were put right",
             this.repairs.clone(),
         );

@@ -8,11 +8,9 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 use kube::Api;
-use portolan_backend_nftables::{Nftables, TABLE};
 use portolan_client::informer::{Backoff, Config as InformerConfig, Informer};
 use portolan_client::{ConnectError, Source, connect_to};
-use portolan_model::{Backend, Config, Family, LocalDetector, MasqueradeAll};
-use portolan_netlink::nft::{self, Monitor, NftError, TableRef};
+use portolan_model::{Family, LocalDetector};
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinError;
@@ -23,12 +21,13 @@ use crate::args::{Args, Options};
 use crate::cleaner::Cleaner;
 use crate::config::load::{LoadError, parse};
 use crate::config::types::KubeProxyConfiguration;
-use crate::config::{DetectLocal, Settings, SettingsError};
-use crate::daemon::{Daemon, State, Watches};
+use crate::config::{DetectLocal, Mode, Settings, SettingsError};
+use crate::daemon::{self, Daemon, State, Watches};
 use crate::events::Events;
 use crate::health::Health;
 use crate::health_checks::HealthChecks;
 use crate::http::{Pages, Site, serve};
+use crate::kernel::{ModeError, Rules, has_iptables, monitor, remove_others};
 use crate::metrics::Metrics;
 use crate::sync::Syncer;
 use crate::{convert, log, sysctls, watch_file};
@@ -74,11 +73,9 @@ pub enum ProxyError {
     /// No client.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// No way to nf_tables.
-    #[error(
-        "{0}; hint: the proxy needs CAP_NET_ADMIN in its network namespace, and a kernel with nf_tables"
-    )]
-    Nftables(#[from] NftError),
+    /// The mode cannot be used on this machine.
+    #[error(transparent)]
+    Mode(#[from] ModeError),
     /// The rules could not be removed.
     #[error("cannot remove the rules: {0}")]
     Cleanup(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -120,10 +117,13 @@ pub async fn run(options: Options) -> Result<ExitCode, ProxyError> {
         Some(path) => (read(path)?, path.clone()),
         None => Default::default(),
     };
-    let (configuration, warnings) = configuration(&args, &text)?;
+    let Configured { configuration, warnings, mode } = configuration(&args, &text)?;
     log::init(verbosity(&configuration));
     for warning in warnings {
         tracing::warn!("{warning}");
+    }
+    if mode == Named::ByDefault {
+        tracing::info!("Using {} proxy", configuration.mode);
     }
     if let Some(path) = &args.write_config_to {
         return write_configuration(&configuration, path);
@@ -132,7 +132,7 @@ pub async fn run(options: Options) -> Result<ExitCode, ProxyError> {
     let settings = Settings::check(configuration, &host_name).map_err(ProxyError::Settings)?;
     settings.without_effect().iter().for_each(|line| tracing::warn!("{line}"));
     if args.init_only == Some(true) {
-        sysctls::apply(&settings.effective.conntrack, cores(), &Metrics::default());
+        sysctls::apply(&settings, cores(), &Metrics::default());
         return Ok(ExitCode::SUCCESS);
     }
     let mut file = args.config.is_some().then_some(File { path, text, args: &args, host_name });
@@ -163,9 +163,9 @@ impl File<'_> {
     async fn changed(&mut self, before: &Settings) -> Settings {
         loop {
             self.text = watch_file::changed(&self.path, &self.text).await;
-            let loaded = configuration(self.args, &self.text).and_then(|(next, warnings)| {
-                let settings = Settings::check(next, &self.host_name);
-                Ok((settings.map_err(ProxyError::Settings)?, warnings))
+            let loaded = configuration(self.args, &self.text).and_then(|next| {
+                let settings = Settings::check(next.configuration, &self.host_name);
+                Ok((settings.map_err(ProxyError::Settings)?, next.warnings))
             });
             match loaded {
                 Ok((settings, _)) if settings.effective == before.effective => {}
@@ -184,11 +184,24 @@ impl File<'_> {
     }
 }
 
-/// What the file says, or the flags, with the defaults, and what is odd about it.
-fn configuration(
-    args: &Args,
-    text: &str,
-) -> Result<(KubeProxyConfiguration, Vec<String>), ProxyError> {
+/// What the proxy was asked to run by.
+struct Configured {
+    /// With the defaults.
+    configuration: KubeProxyConfiguration,
+    /// What is odd about it.
+    warnings: Vec<String>,
+    mode: Named,
+}
+
+/// Who named the mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Named {
+    ByUser,
+    ByDefault,
+}
+
+/// What the file says, or the flags.
+fn configuration(args: &Args, text: &str) -> Result<Configured, ProxyError> {
     let mut warnings = Vec::new();
     let mut configuration = match &args.config {
         Some(path) => {
@@ -210,8 +223,15 @@ fn configuration(
     if let Some(name) = &args.hostname_override {
         configuration.hostname_override.clone_from(name);
     }
+    let mode = if configuration.mode.is_empty() { Named::ByDefault } else { Named::ByUser };
+    if mode == Named::ByDefault
+        && let Err(e) = has_iptables(Family::Ipv4)
+    {
+        warnings.push(format!("no mode is set, and it is nftables, for {e}"));
+        Mode::Nftables.name().clone_into(&mut configuration.mode);
+    }
     configuration.set_defaults();
-    Ok((configuration, warnings))
+    Ok(Configured { configuration, warnings, mode })
 }
 
 fn write_configuration(
@@ -233,15 +253,11 @@ fn families() -> Vec<Family> {
 }
 
 async fn cleanup() -> Result<ExitCode, ProxyError> {
-    let done = tokio::task::spawn_blocking(|| {
-        for family in families() {
-            let mut backend =
-                Nftables::open(family, portolan_backend_nftables::Options::default())?;
-            backend.cleanup().map_err(|e| ProxyError::Cleanup(e.into()))?;
-        }
-        Ok(ExitCode::SUCCESS)
-    });
-    done.await.map_err(ProxyError::Crashed)?
+    let done = tokio::task::spawn_blocking(|| remove_others(None, &families()));
+    done.await
+        .map_err(ProxyError::Crashed)?
+        .map(|()| ExitCode::SUCCESS)
+        .map_err(|e| ProxyError::Cleanup(e.into()))
 }
 
 /// Starts everything and runs until a signal; anew, on the rules that are there, when the file changes.
@@ -295,13 +311,12 @@ pub async fn run_with(
     let settings = Arc::new(settings);
     oom_score(settings.oom_score_adj);
     let families = families();
-    let options = portolan_backend_nftables::Options { masquerade_mark: settings.masquerade_mark };
     let backends = families
         .iter()
-        .map(|family| Ok((*family, Nftables::open(*family, options)?)))
-        .collect::<Result<Vec<_>, NftError>>()?;
-    let monitor = monitor(&backends)?;
-    tracing::info!("Using nftables Proxier");
+        .map(|family| Ok((*family, Rules::open(*family, &settings)?)))
+        .collect::<Result<Vec<_>, ModeError>>()?;
+    let monitor = monitor(&backends).map_err(ModeError::from)?;
+    tracing::info!("Using {} Proxier", settings.mode.name());
 
     let health = Health::new(&families, settings.sync_period * 2);
     let pages = Arc::new(Pages {
@@ -320,9 +335,9 @@ pub async fn run_with(
             Err(e) => tracing::error!(%address, "cannot listen: {e}"),
         }
     }
-    let failed = sysctls::apply(&settings.effective.conntrack, cores(), &pages.metrics);
+    let failed = sysctls::apply(&settings, cores(), &pages.metrics);
 
-    let events = Events::new(client.clone(), &settings.node_name, tasks.clone());
+    let events = Events::new(client.clone(), &settings.node_name, settings.mode, tasks.clone());
     events.starting();
     events.sysctls_failed(&failed);
     let mut watches = watches(&client, &settings);
@@ -330,20 +345,9 @@ pub async fn run_with(
         () = stop.cancelled() => return Ok(()),
         detector = local_detector(&settings.detect_local, &mut watches, &client, &settings) => detector,
     };
-    let config = Config {
-        node_name: settings.node_name.as_str().into(),
-        masquerade_all: if settings.masquerade_all {
-            MasqueradeAll::Always
-        } else {
-            MasqueradeAll::OffClusterOnly
-        },
-        local_detector,
-        ..Config::default()
-    };
     let daemon = Daemon {
         watches,
-        syncer: Some(Syncer::new(backends, &config)),
-        monitor: Some(monitor),
+        syncer: Some(Syncer::new(backends, &settings.model(local_detector))),
         checks: HealthChecks::new(
             &settings.node_name,
             Arc::clone(&pages),
@@ -354,7 +358,9 @@ pub async fn run_with(
         cleaner: Cleaner::start(Arc::clone(&pages), &tasks, stop.clone()),
         pages,
         events,
-        state: State::new(families, pod_cidrs),
+        tasks: tasks.clone(),
+        state: State::new(families, pod_cidrs, daemon::period(monitor.as_ref(), &settings)),
+        monitor,
         settings,
     };
     let outcome = daemon.run(stop.clone()).await;
@@ -363,16 +369,6 @@ pub async fn run_with(
     // What still hangs on the network after this is left behind.
     let _ = tokio::time::timeout(std::time::Duration::from_secs(2), tasks.wait()).await;
     outcome
-}
-
-fn monitor(backends: &[(Family, Nftables)]) -> Result<Monitor, NftError> {
-    let table = |family: &Family| match family {
-        Family::Ipv4 => TableRef::new(nft::Family::Ip, TABLE),
-        Family::Ipv6 => TableRef::new(nft::Family::Ip6, TABLE),
-    };
-    let tables = backends.iter().map(|(family, _)| table(family)).collect();
-    let ports = backends.iter().map(|(_, backend)| backend.port()).collect::<Result<_, _>>()?;
-    Monitor::open(tables, ports)
 }
 
 fn watches(client: &kube::Client, settings: &Settings) -> Watches {

@@ -1,11 +1,13 @@
 //! The kernel settings that the proxy cares for. One that cannot be written is a warning, a metric and
 //! an event: in a child network namespace some are read-only even for root.
 //!
-//! Upstream rule: `setupConntrack` of cmd/kube-proxy/app/server_linux.go. `route_localnet` is not
-//! among them: node ports of this mode do not answer on 127.0.0.1.
+//! Upstream rule: `setupConntrack` of cmd/kube-proxy/app/server_linux.go, and `route_localnet` by
+//! `NewProxier` of pkg/proxy/iptables/proxier.go.
 
+use portolan_model::LocalhostNodePorts;
 use portolan_netlink::sysctl::{self, SysctlError};
 
+use crate::config::Settings;
 use crate::config::duration::Span;
 use crate::config::types::Conntrack;
 use crate::metrics::Metrics;
@@ -13,7 +15,8 @@ use crate::metrics::Metrics;
 const CONNTRACK_MAX: &str = "net/netfilter/nf_conntrack_max";
 
 /// Writes what the configuration asks for; gives what could not be written.
-pub(crate) fn apply(conntrack: &Conntrack, cores: usize, metrics: &Metrics) -> Vec<SysctlError> {
+pub(crate) fn apply(settings: &Settings, cores: usize, metrics: &Metrics) -> Vec<SysctlError> {
+    let conntrack = &settings.effective.conntrack;
     let mut failed = Vec::new();
     let mut note = |result: Result<(), SysctlError>| {
         if let Err(e) = result {
@@ -36,6 +39,11 @@ pub(crate) fn apply(conntrack: &Conntrack, cores: usize, metrics: &Metrics) -> V
     seconds("udp_timeout_stream", Some(conntrack.udp_stream_timeout));
     if conntrack.tcp_be_liberal {
         note(sysctl::write("net/netfilter/nf_conntrack_tcp_be_liberal", 1));
+    }
+    // What is sent from 127.0.0.1 may leave there once its address is rewritten; the rules keep all
+    // else out.
+    if settings.localhost_node_ports == LocalhostNodePorts::On {
+        note(sysctl::write("net/ipv4/conf/all/route_localnet", 1));
     }
     failed
 }

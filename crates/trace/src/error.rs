@@ -92,7 +92,9 @@ pub enum TraceError {
         source: Box<kube::Error>,
     },
     /// The kernel of this mode cannot be compared with.
-    #[error("--kernel: mode {0} cannot be compared with a kernel yet; hint: --proxy-mode nftables")]
+    #[error(
+        "--kernel: mode {0} cannot be compared with a kernel yet; hint: --proxy-mode iptables or nftables"
+    )]
     KernelMode(&'static str),
     /// The kernel does not let its rules be read.
     #[error(

@@ -1,6 +1,7 @@
 //! Comparing what a node's kernel holds with what it should hold.
 
-use portolan_backend_nftables::{Nftables, Options};
+use portolan_backend_iptables::{self as iptables, Iptables};
+use portolan_backend_nftables::{self as nftables, Nftables};
 use portolan_model::{ForwardingTable, ModeProfile};
 
 use crate::TraceError;
@@ -12,7 +13,7 @@ use crate::view::View;
 pub struct Drift {
     /// How many objects would have to be made, changed or removed; none: the kernel holds the table.
     pub operations: usize,
-    /// What would put it right, as nft text; nothing in it can act upon a terminal.
+    /// What would put it right, as text of nft or of iptables-restore; nothing in it can act upon a terminal.
     pub plan: String,
 }
 
@@ -21,12 +22,24 @@ pub struct Drift {
 /// # Errors
 /// When the mode has no such comparison, or the kernel does not let its rules be read.
 pub fn compare(view: &View, table: &ForwardingTable) -> Result<Drift, TraceError> {
-    if view.profile != ModeProfile::NFTABLES {
-        return Err(TraceError::KernelMode(view.profile.mode));
-    }
-    let options = Options { masquerade_mark: view.masquerade_mark };
-    let mut backend =
-        Nftables::open(table.family, options).map_err(|e| TraceError::Kernel(Box::new(e)))?;
-    let plan = backend.drift(table)?;
-    Ok(Drift { operations: plan.operations(), plan: printable_lines(&plan.to_string()) })
+    let masquerade_mark = view.masquerade_mark;
+    let (operations, plan) = match view.profile.mode {
+        mode if mode == ModeProfile::NFTABLES.mode => {
+            let options = nftables::Options { masquerade_mark };
+            let mut backend = Nftables::open(table.family, options)
+                .map_err(|e| TraceError::Kernel(Box::new(e)))?;
+            let plan = backend.drift(table).map_err(|e| TraceError::Kernel(Box::new(e)))?;
+            (plan.operations(), plan.to_string())
+        }
+        mode if mode == ModeProfile::IPTABLES.mode => {
+            let invalid_packets = view.profile.invalid_packets;
+            let options = iptables::Options { masquerade_mark, invalid_packets };
+            let plan = Iptables::new(table.family, options)
+                .drift(table)
+                .map_err(|e| TraceError::Kernel(Box::new(e)))?;
+            (plan.operations(), plan.to_string())
+        }
+        mode => return Err(TraceError::KernelMode(mode)),
+    };
+    Ok(Drift { operations, plan: printable_lines(&plan) })
 }

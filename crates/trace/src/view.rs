@@ -4,13 +4,13 @@
 //! slices are those that its informers list (labels `service-proxy-name` and `headless`).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use portolan_model::{
-    Config, EndpointSlice, Event, Family, ForwardingTable, LocalDetector, LocalhostNodePorts,
-    MasqueradeAll, ModeProfile, Model, NamespacedName, Node, NodePortAddresses,
+    Config, EndpointSlice, Event, Family, ForwardingTable, LocalDetector, ModeProfile, Model,
+    NamespacedName, Node, NodePortAddresses,
 };
 use portolan_proxy::config::types::KubeProxyConfiguration;
 use portolan_proxy::config::{DetectLocal, NodePorts, Settings};
@@ -63,16 +63,7 @@ impl View {
     pub fn new(objects: &Objects, setup: &Setup, node_name: &str) -> Result<Self, TraceError> {
         let mut configuration = setup.configuration.clone();
         configuration.set_defaults();
-        let profile = profile(&configuration.mode)?;
-        let is_nftables = profile == ModeProfile::NFTABLES;
-        let masquerade_all = match is_nftables {
-            true => configuration.nftables.masquerade_all,
-            false => configuration.iptables.masquerade_all,
-        };
-        let localhost = configuration.iptables.localhost_node_ports.unwrap_or(true);
-        let given = configuration.node_port_addresses.clone();
-        // Which packets count as a pod's, and where node ports answer, is written alike for all modes.
-        configuration.mode = ModeProfile::NFTABLES.mode.into();
+        known(&configuration.mode)?;
         let settings =
             Settings::check(configuration, if node_name.is_empty() { "-" } else { node_name })
                 .map_err(TraceError::Settings)?;
@@ -85,17 +76,11 @@ impl View {
             primary = firsts(&setup.node_ips);
         }
         let node_ports = match &settings.node_ports {
-            NodePorts::Primary if given.is_empty() && !is_nftables => NodePortAddresses::AllLocal,
+            NodePorts::All => NodePortAddresses::AllLocal,
             NodePorts::Primary => NodePortAddresses::Only(primary.clone()),
             NodePorts::Within(ranges) => {
                 let within = |ip: &&IpAddr| ranges.iter().any(|range| range.contains(*ip));
                 NodePortAddresses::Only(node.addresses.iter().filter(within).copied().collect())
-            }
-        };
-        let loopback_answers = match &settings.node_ports {
-            NodePorts::Primary => given.is_empty(),
-            NodePorts::Within(ranges) => {
-                ranges.iter().any(|range| range.contains(&IpAddr::V4(Ipv4Addr::LOCALHOST)))
             }
         };
         let local_detector = match &settings.detect_local {
@@ -110,27 +95,12 @@ impl View {
                 LocalDetector::InterfacePrefix(prefix.as_str().into())
             }
         };
-        let config = Config {
-            node_name: node_name.into(),
-            masquerade_all: match masquerade_all {
-                true => MasqueradeAll::Always,
-                false => MasqueradeAll::OffClusterOnly,
-            },
-            local_detector,
-            localhost_node_ports: match profile == ModeProfile::IPTABLES
-                && localhost
-                && loopback_answers
-            {
-                true => LocalhostNodePorts::On,
-                false => LocalhostNodePorts::Off,
-            },
-            ..Config::default()
-        };
+        let config = Config { node_name: node_name.into(), ..settings.model(local_detector) };
         Ok(Self {
             node_name: node_name.into(),
             node,
             primary,
-            profile,
+            profile: settings.profile(),
             config,
             node_ports,
             masquerade_mark: settings.masquerade_mark,
@@ -213,12 +183,15 @@ pub(crate) fn label<'a>(metadata: &'a ObjectMeta, name: &str) -> Option<&'a str>
     metadata.labels.as_ref()?.get(name).map(String::as_str)
 }
 
-fn profile(mode: &str) -> Result<ModeProfile, TraceError> {
+/// Whoever asks may have misspelt the mode.
+fn known(mode: &str) -> Result<(), TraceError> {
     let all = [ModeProfile::IPTABLES, ModeProfile::NFTABLES, ModeProfile::IPVS];
-    let known = all.into_iter().find(|profile| profile.mode == mode);
-    known.ok_or_else(|| {
-        TraceError::argument("mode", mode, "the modes are iptables, nftables and ipvs")
-    })
+    match all.into_iter().any(|profile| profile.mode == mode) {
+        true => Ok(()),
+        false => {
+            Err(TraceError::argument("mode", mode, "the modes are iptables, nftables and ipvs"))
+        }
+    }
 }
 
 fn firsts(ips: &[IpAddr]) -> BTreeSet<IpAddr> {

@@ -1,31 +1,54 @@
 //! The configuration, checked and with its defaults: what the proxy runs by.
 //!
 //! Upstream rule: pkg/proxy/apis/config/v1alpha1/defaults.go and …/validation. The one difference:
-//! nftables' `minSyncPeriod` is nought unless it is given, so that a change is applied at once.
+//! `minSyncPeriod` is nought unless it is given, so that a change is applied at once.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use portolan_model::{
+    Config, InvalidPackets, LocalDetector, LocalhostNodePorts, MasqueradeAll, ModeProfile,
+    SourceRangesHold,
+};
 use thiserror::Error;
 
 use super::duration::Span;
 use super::types::KubeProxyConfiguration;
 
+/// The feature gate by which node ports answer at 127.0.0.1 in mode nftables, too (upstream's of 1.37).
+const LOCALHOST_NODE_PORTS: &str = "KubeProxyNFTablesLocalhostNodePorts";
+/// The feature gate by which `loadBalancerSourceRanges` hold at a Service's node ports, too. Ours.
+const RANGES_AT_NODE_PORTS: &str = "LoadBalancerSourceRangesOnNodePorts";
+
 /// Which backend carries the rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
+    /// iptables, what upstream takes when none is named.
+    Iptables,
+    /// IPVS.
+    Ipvs,
     /// nftables.
     Nftables,
 }
 
 impl Mode {
+    const ALL: [Self; 3] = [Self::Iptables, Self::Ipvs, Self::Nftables];
+
     /// As it stands in the configuration.
     #[must_use]
     pub const fn name(self) -> &'static str {
+        self.profile().mode
+    }
+
+    /// What it does differently on purpose.
+    #[must_use]
+    pub const fn profile(self) -> ModeProfile {
         match self {
-            Self::Nftables => "nftables",
+            Self::Iptables => ModeProfile::IPTABLES,
+            Self::Ipvs => ModeProfile::IPVS,
+            Self::Nftables => ModeProfile::NFTABLES,
         }
     }
 }
@@ -46,6 +69,8 @@ pub enum DetectLocal {
 /// At which addresses node ports answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NodePorts {
+    /// At every address of the node.
+    All,
     /// At the node's primary address of each family.
     Primary,
     /// At the node's addresses within these ranges.
@@ -69,6 +94,10 @@ pub struct Settings {
     pub masquerade_mark: u32,
     /// At which addresses node ports answer.
     pub node_ports: NodePorts,
+    /// Whether they answer at 127.0.0.1, too.
+    pub localhost_node_ports: LocalhostNodePorts,
+    /// Where `loadBalancerSourceRanges` hold.
+    pub source_ranges_hold: SourceRangesHold,
     /// The longest time between two full syncs that healthz allows for.
     pub sync_period: Duration,
     /// The shortest time between two syncs.
@@ -93,16 +122,6 @@ pub struct Settings {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum SettingsError {
-    /// A mode that this build does not have.
-    #[error(
-        "{field}: proxy mode {mode} is not in this build yet; hint: set mode: nftables (--proxy-mode=nftables)"
-    )]
-    NoSuchModeYet {
-        /// The field.
-        field: &'static str,
-        /// The mode.
-        mode: String,
-    },
     /// A value out of its bounds.
     #[error("{field}: Invalid value: {value:?}: {must}")]
     Invalid {
@@ -155,7 +174,6 @@ impl KubeProxyConfiguration {
         self.oom_score_adj.get_or_insert(-999);
         span(&mut self.config_sync_period, 15 * 60);
         span(&mut self.iptables.sync_period, 30);
-        span(&mut self.iptables.min_sync_period, 1);
         span(&mut self.ipvs.sync_period, 30);
         span(&mut self.nftables.sync_period, 30);
         self.iptables.masquerade_bit.get_or_insert(14);
@@ -192,7 +210,6 @@ impl Settings {
     ) -> Result<Self, Vec<SettingsError>> {
         let mut errors = Vec::new();
         let mut note = |result: Result<(), SettingsError>| errors.extend(result.err());
-        note(mode(&effective.mode));
         note(bit("nftables.masqueradeBit", effective.nftables.masquerade_bit));
         let nftables = &effective.nftables;
         note(periods("nftables", nftables.sync_period, nftables.min_sync_period));
@@ -205,28 +222,39 @@ impl Settings {
             note(Err(invalid("hostnameOverride", "", "the node's name must not be empty")));
         }
         let detect_local = Self::keep(detect_local(&effective), &mut errors);
+        let mode = Self::keep(mode(&effective.mode), &mut errors);
         let node_ports = Self::keep(node_ports(&effective.node_port_addresses), &mut errors);
         let healthz =
             Self::keep(address("healthzBindAddress", &effective.healthz_bind_address), &mut errors);
         let metrics =
             Self::keep(address("metricsBindAddress", &effective.metrics_bind_address), &mut errors);
-        let (Some(detect_local), Some(node_ports), Some(healthz), Some(metrics), true) =
-            (detect_local, node_ports, healthz, metrics, errors.is_empty())
+        let (Some(mode), Some(detect_local), Some(node_ports), Some(healthz), Some(metrics), true) =
+            (mode, detect_local, node_ports, healthz, metrics, errors.is_empty())
         else {
             return Err(errors);
         };
+        // An empty list is upstream's default of each mode.
+        let node_ports = node_ports.unwrap_or(match mode {
+            Mode::Nftables => NodePorts::Primary,
+            Mode::Iptables | Mode::Ipvs => NodePorts::All,
+        });
+        let of_mode = OfMode::of(mode, &effective);
         let kubeconfig = &effective.client_connection.kubeconfig;
-        let masquerade_bit = effective.nftables.masquerade_bit.unwrap_or(14);
         Ok(Self {
-            mode: Mode::Nftables,
+            mode,
             node_name,
             kubeconfig: (!kubeconfig.is_empty()).then(|| kubeconfig.into()),
             detect_local,
-            masquerade_all: effective.nftables.masquerade_all,
-            masquerade_mark: 1 << masquerade_bit.clamp(0, 31),
+            masquerade_all: of_mode.masquerade_all,
+            masquerade_mark: 1 << of_mode.masquerade_bit.unwrap_or(14).clamp(0, 31),
+            localhost_node_ports: localhost_node_ports(mode, &effective, &node_ports),
             node_ports,
-            sync_period: effective.nftables.sync_period.0,
-            min_sync_period: effective.nftables.min_sync_period.0,
+            source_ranges_hold: match gate(&effective, RANGES_AT_NODE_PORTS) {
+                true => SourceRangesHold::AtNodePortsToo,
+                false => SourceRangesHold::AtLoadBalancerIps,
+            },
+            sync_period: of_mode.sync_period.0,
+            min_sync_period: of_mode.min_sync_period.0,
             config_sync_period: effective.config_sync_period.0,
             healthz,
             metrics,
@@ -250,31 +278,105 @@ impl Settings {
             (!c.ipvs.exclude_cidrs.is_empty(), "ipvs.excludeCIDRs", "it belongs to mode ipvs"),
             (c.logging.format == "json", "logging.format", "logs are text"),
             (c.enable_profiling, "enableProfiling", "this build serves no profiles"),
-            (!c.feature_gates.is_empty(), "featureGates", "this build has no feature gates"),
             (c.windows_run_as_service, "windowsRunAsService", "this is not Windows"),
             (!c.winkernel.network_name.is_empty(), "winkernel", "this is not Windows"),
             (!c.port_range.is_empty(), "portRange", "it has none upstream either"),
         ];
+        let known = [LOCALHOST_NODE_PORTS, RANGES_AT_NODE_PORTS];
+        let gates = c.feature_gates.keys().filter(|gate| !known.contains(&gate.as_str()));
+        let gates =
+            gates.map(|gate| (format!("featureGates.{gate}"), "this build does not have it"));
+        let fields = fields.into_iter().filter(|(given, ..)| *given);
         fields
-            .into_iter()
-            .filter(|(given, ..)| *given)
-            .map(|(_, field, why)| format!("{field} has no effect: {why}"))
+            .map(|(_, field, why)| (field.to_owned(), why))
+            .chain(gates)
+            .map(|(field, why)| format!("{field} has no effect: {why}"))
             .collect()
+    }
+
+    /// What the mode does differently on purpose, under these settings.
+    #[must_use]
+    pub fn profile(&self) -> ModeProfile {
+        let profile = self.mode.profile();
+        match self.effective.conntrack.tcp_be_liberal {
+            true => ModeProfile { invalid_packets: InvalidPackets::Pass, ..profile },
+            false => profile,
+        }
+    }
+
+    /// What the model is to know, once it is known how pods are.
+    #[must_use]
+    pub fn model(&self, local_detector: LocalDetector) -> Config {
+        Config {
+            node_name: self.node_name.as_str().into(),
+            masquerade_all: match self.masquerade_all {
+                true => MasqueradeAll::Always,
+                false => MasqueradeAll::OffClusterOnly,
+            },
+            local_detector,
+            localhost_node_ports: self.localhost_node_ports,
+            source_ranges_hold: self.source_ranges_hold,
+        }
     }
 }
 
-fn mode(mode: &str) -> Result<(), SettingsError> {
-    match mode {
-        "nftables" => Ok(()),
-        "iptables" | "ipvs" => {
-            Err(SettingsError::NoSuchModeYet { field: "mode", mode: mode.into() })
-        }
-        other => Err(invalid(
-            "mode",
-            other,
-            "must be iptables,ipvs,nftables or blank (blank means the best-available proxy [currently iptables])",
-        )),
+/// What each mode has in a section of its own; ipvs takes how it masquerades from iptables'.
+struct OfMode {
+    masquerade_bit: Option<i32>,
+    masquerade_all: bool,
+    sync_period: Span,
+    min_sync_period: Span,
+}
+
+impl OfMode {
+    fn of(mode: Mode, c: &KubeProxyConfiguration) -> Self {
+        let (masquerade_bit, masquerade_all) = match mode {
+            Mode::Nftables => (c.nftables.masquerade_bit, c.nftables.masquerade_all),
+            Mode::Iptables | Mode::Ipvs => (c.iptables.masquerade_bit, c.iptables.masquerade_all),
+        };
+        let (sync_period, min_sync_period) = match mode {
+            Mode::Iptables => (c.iptables.sync_period, c.iptables.min_sync_period),
+            Mode::Ipvs => (c.ipvs.sync_period, c.ipvs.min_sync_period),
+            Mode::Nftables => (c.nftables.sync_period, c.nftables.min_sync_period),
+        };
+        Self { masquerade_bit, masquerade_all, sync_period, min_sync_period }
     }
+}
+
+fn gate(c: &KubeProxyConfiguration, name: &str) -> bool {
+    c.feature_gates.get(name).copied().unwrap_or(false)
+}
+
+/// Node ports answer at 127.0.0.1 where the mode can have that and `nodePortAddresses` lets it. In
+/// mode nftables the gate alone asks for it, since the list is the primary address unless given.
+fn localhost_node_ports(
+    mode: Mode,
+    c: &KubeProxyConfiguration,
+    node_ports: &NodePorts,
+) -> LocalhostNodePorts {
+    let is_wanted = match mode {
+        Mode::Iptables => c.iptables.localhost_node_ports.unwrap_or(true),
+        Mode::Ipvs => false,
+        Mode::Nftables => gate(c, LOCALHOST_NODE_PORTS),
+    };
+    let is_allowed = match node_ports {
+        NodePorts::All => true,
+        NodePorts::Primary => mode == Mode::Nftables && c.node_port_addresses.is_empty(),
+        NodePorts::Within(ranges) => {
+            ranges.iter().any(|range| range.contains(&IpAddr::V4(Ipv4Addr::LOCALHOST)))
+        }
+    };
+    if is_wanted && is_allowed { LocalhostNodePorts::On } else { LocalhostNodePorts::Off }
+}
+
+fn mode(name: &str) -> Result<Mode, SettingsError> {
+    Mode::ALL.into_iter().find(|mode| mode.name() == name).ok_or_else(|| {
+        invalid(
+            "mode",
+            name,
+            "must be iptables,ipvs,nftables or blank (blank means the best-available proxy [currently iptables])",
+        )
+    })
 }
 
 fn bit(field: &str, bit: Option<i32>) -> Result<(), SettingsError> {
@@ -360,14 +462,15 @@ fn detect_local(c: &KubeProxyConfiguration) -> Result<DetectLocal, SettingsError
     }
 }
 
-fn node_ports(addresses: &[String]) -> Result<NodePorts, SettingsError> {
+/// What the list says; nothing when it is empty.
+fn node_ports(addresses: &[String]) -> Result<Option<NodePorts>, SettingsError> {
     match addresses {
-        [] => Ok(NodePorts::Primary),
-        [one] if one == "primary" => Ok(NodePorts::Primary),
+        [] => Ok(None),
+        [one] if one == "primary" => Ok(Some(NodePorts::Primary)),
         many if many.iter().any(|one| one == "primary") => {
             Err(invalid("nodePortAddresses", many.join(","), "can't use both 'primary' and CIDRs"))
         }
-        many => cidrs("nodePortAddresses", many).map(NodePorts::Within),
+        many => cidrs("nodePortAddresses", many).map(|ranges| Some(NodePorts::Within(ranges))),
     }
 }
 
@@ -413,7 +516,7 @@ mod tests {
     #[test]
     fn every_fault_is_named_with_its_field() {
         let all = refused(|c| {
-            c.mode = "ipvs".into();
+            c.mode = "magic".into();
             c.nftables.masquerade_bit = Some(32);
             c.oom_score_adj = Some(2000);
             c.cluster_cidr = "10.0.0.0".into();
@@ -421,7 +524,7 @@ mod tests {
             c.metrics_bind_address = "nowhere".into();
         });
         for part in [
-            "mode: proxy mode ipvs is not in this build yet",
+            "mode: Invalid value: \"magic\"",
             "nftables.masqueradeBit: Invalid value",
             "oomScoreAdj: Invalid value",
             "clusterCIDR: Invalid value",
@@ -430,8 +533,6 @@ mod tests {
         ] {
             assert!(all.contains(part), "{part} in {all}");
         }
-        assert!(refused(|c| c.mode = String::new()).contains("mode iptables is not in this build"));
-        assert!(refused(|c| c.mode = "magic".into()).contains("mode: Invalid value: \"magic\""));
         assert!(
             refused(|c| c.detect_local_mode = "BridgeInterface".into()).contains("detectLocal")
         );
@@ -449,6 +550,73 @@ mod tests {
             let refusal = ranges(text).map(|_| ()).unwrap_err().join(";");
             assert!(refusal.contains("dual-stack pair of CIDRs"), "{refusal}");
         }
+    }
+
+    #[test]
+    fn each_mode_has_its_own_section_and_defaults() {
+        let section = |mode: &str| {
+            settings(|c| {
+                c.mode = mode.into();
+                c.iptables.masquerade_bit = Some(3);
+                c.iptables.masquerade_all = true;
+                c.iptables.min_sync_period = Span(Duration::from_secs(2));
+                c.ipvs.sync_period = Span(Duration::from_secs(9));
+            })
+            .unwrap()
+        };
+        let iptables = section("");
+        assert_eq!((iptables.mode, iptables.masquerade_mark), (Mode::Iptables, 8));
+        assert_eq!(iptables.min_sync_period, Duration::from_secs(2));
+        assert_eq!(iptables.node_ports, NodePorts::All);
+        assert!(iptables.masquerade_all);
+        let ipvs = section("ipvs");
+        assert_eq!((ipvs.mode, ipvs.masquerade_mark), (Mode::Ipvs, 8));
+        assert_eq!(ipvs.sync_period, Duration::from_secs(9));
+        assert_eq!(ipvs.node_ports, NodePorts::All);
+        let nftables = section("nftables");
+        assert_eq!((nftables.mode, nftables.masquerade_mark), (Mode::Nftables, 0x4000));
+        assert_eq!(nftables.min_sync_period, Duration::ZERO);
+        assert!(!nftables.masquerade_all);
+    }
+
+    #[test]
+    fn node_ports_answer_at_localhost_where_mode_and_addresses_allow_it() {
+        let cases: [(&str, &[&str], bool, bool, bool); 11] = [
+            // Mode, nodePortAddresses, iptables.localhostNodePorts, the gate, whether they do.
+            ("iptables", &[], true, false, true),
+            ("iptables", &[], false, true, false),
+            ("iptables", &["primary"], true, false, false),
+            ("iptables", &["127.0.0.0/8"], true, false, true),
+            ("iptables", &["0.0.0.0/0"], true, false, true),
+            ("iptables", &["10.0.0.0/8"], true, false, false),
+            ("ipvs", &[], true, true, false),
+            ("nftables", &[], true, false, false),
+            ("nftables", &[], false, true, true),
+            ("nftables", &["primary"], true, true, false),
+            ("nftables", &["127.0.0.0/8", "10.0.0.0/8"], true, true, true),
+        ];
+        for (mode, addresses, is_set, gate, expected) in cases {
+            let found = settings(|c| {
+                c.mode = mode.into();
+                c.node_port_addresses = addresses.iter().map(ToString::to_string).collect();
+                c.iptables.localhost_node_ports = Some(is_set);
+                c.feature_gates.insert(LOCALHOST_NODE_PORTS.into(), gate);
+            });
+            let found = found.unwrap().localhost_node_ports == LocalhostNodePorts::On;
+            assert_eq!(found, expected, "{mode} {addresses:?} {is_set} {gate}");
+        }
+    }
+
+    #[test]
+    fn a_gate_that_is_not_known_is_told() {
+        let settings = settings(|c| {
+            c.feature_gates.insert(RANGES_AT_NODE_PORTS.into(), true);
+            c.feature_gates.insert("AllAlpha".into(), true);
+        })
+        .unwrap();
+        assert_eq!(settings.source_ranges_hold, SourceRangesHold::AtNodePortsToo);
+        let told = settings.without_effect();
+        assert_eq!(told, ["featureGates.AllAlpha has no effect: this build does not have it"]);
     }
 
     #[test]

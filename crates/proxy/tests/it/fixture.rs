@@ -13,7 +13,7 @@ use nix::sched::{CloneFlags, unshare};
 use portolan_apiserver::pki::{Pki, Usage};
 use portolan_apiserver::{Config, Server};
 use portolan_client::{Source, connect};
-use portolan_netlink::link::{Links, Route};
+use portolan_netlink::link::{Links, Netns, Route, VethEnd};
 use portolan_netlink::nft::{Dump, Family, Socket, TableRef};
 use portolan_netlink::sysctl;
 use portolan_proxy::config::Settings;
@@ -67,8 +67,37 @@ fn dual() -> Op {
     Op::Create { key: format!("/registry/core/services/default/{DUAL}"), value }
 }
 
-/// Runs `body` in a network namespace with the node's addresses; skips when none may be made.
+/// The modes whose rules any traffic must find its way through.
+const MODES: [&str; 2] = ["nftables", "iptables"];
+
+/// Runs `body` in a network namespace with the node's addresses, once for each mode of the proxy;
+/// skips when none may be made.
+pub(crate) fn in_each_mode<F>(test: &str, body: impl Fn(Fixture) -> F + Clone + Send + 'static)
+where
+    F: Future<Output = ()>,
+{
+    for mode in MODES {
+        println!("in mode {mode}");
+        if !in_mode(mode, test, body.clone()) {
+            return;
+        }
+    }
+}
+
+/// As [`in_each_mode`], for what is of mode nftables alone.
 pub(crate) fn in_namespace<F>(test: &str, body: impl FnOnce(Fixture) -> F + Send + 'static)
+where
+    F: Future<Output = ()>,
+{
+    in_mode("nftables", test, body);
+}
+
+/// As [`in_each_mode`], in one mode; whether it was not skipped.
+pub(crate) fn in_mode<F>(
+    mode: &'static str,
+    test: &str,
+    body: impl FnOnce(Fixture) -> F + Send + 'static,
+) -> bool
 where
     F: Future<Output = ()>,
 {
@@ -78,14 +107,17 @@ where
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             addresses().await;
-            body(Fixture::start().await).await;
+            body(Fixture::start(mode).await).await;
         });
         Ok::<_, nix::Error>(())
     })
     .join();
     match made {
-        Ok(Ok(())) => {}
-        Ok(Err(e)) => println!("SKIP {test}: cannot make a network namespace: {e}"),
+        Ok(Ok(())) => true,
+        Ok(Err(e)) => {
+            println!("SKIP {test}: cannot make a network namespace: {e}");
+            false
+        }
         Err(panic) => resume_unwind(panic),
     }
 }
@@ -99,9 +131,15 @@ async fn addresses() {
     for ip in [NODE_V6, POD_V6] {
         links.add_address("lo", IpAddr::from(ip).into()).await.unwrap();
     }
-    // Packets to cluster IPs need a way out of the process before rules turn them.
+    let end = |name| VethEnd { name, mac: None };
+    links.add_veth(end("out"), end("nowhere"), Netns::Here).await.unwrap();
+    for name in ["out", "nowhere"] {
+        links.set_up(name).await.unwrap();
+    }
+    // Packets to cluster IPs need a way out of the process before rules turn them. It is not the
+    // loopback link: a refusal that iptables sends does not come back from there.
     for (services, node) in [("10.96.0.0/12", NODE.into()), ("fd00:10:96::/112", NODE_V6.into())] {
-        let route = Route::on_link(services.parse().unwrap(), "lo").prefer(node);
+        let route = Route::on_link(services.parse().unwrap(), "out").prefer(node);
         links.add_route(&route).await.unwrap();
     }
 }
@@ -112,10 +150,12 @@ pub(crate) struct Fixture {
     address: SocketAddr,
     server: Option<(std::thread::JoinHandle<()>, CancellationToken)>,
     pub(crate) client: Client,
+    /// The proxy's.
+    pub(crate) mode: &'static str,
 }
 
 impl Fixture {
-    async fn start() -> Self {
+    async fn start(mode: &'static str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let pki = Arc::new(Pki::ephemeral().unwrap());
         let listener = TcpListener::bind((NODE, 6443)).await.unwrap();
@@ -126,7 +166,7 @@ impl Fixture {
         let kubeconfig = pki.kubeconfig(&format!("https://{address}"), "admin", &pair);
         std::fs::write(&path, kubeconfig).unwrap();
         let client = connect(Source::Kubeconfig(path)).await.unwrap();
-        let mut this = Self { dir, pki, address, server: None, client };
+        let mut this = Self { dir, pki, address, server: None, client, mode };
         this.seed().await;
         this.serve(listener).await;
         let addresses: Vec<_> = [IpAddr::from(NODE), NODE_V6.into()]
@@ -205,7 +245,12 @@ impl Fixture {
 
     /// Starts a proxy for node-1.
     pub(crate) fn proxy(&self) -> Proxy {
-        Proxy::start(self.client.clone(), "")
+        self.proxy_with("")
+    }
+
+    /// Starts a proxy for node-1 with more lines of configuration.
+    pub(crate) fn proxy_with(&self, more: &str) -> Proxy {
+        Proxy::start(self.client.clone(), self.mode, more)
     }
 
     /// A Service with these ports and a cluster IP chosen by the API server.
@@ -254,10 +299,10 @@ pub(crate) struct Proxy {
 
 impl Proxy {
     /// Starts a proxy with more lines of configuration.
-    pub(crate) fn start(client: Client, more: &str) -> Self {
+    fn start(client: Client, mode: &str, more: &str) -> Self {
         let text = format!(
             "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
-             mode: nftables\nclusterCIDR: 10.244.0.0/16,fd00:10:244::/48\n{more}"
+             mode: {mode}\nclusterCIDR: 10.244.0.0/16,fd00:10:244::/48\n{more}"
         );
         let mut configuration = parse(&text).unwrap().configuration;
         configuration.set_defaults();
@@ -295,6 +340,13 @@ pub(crate) fn table() -> Option<Dump> {
         .unwrap()
 }
 
+/// The IPv4 rules that iptables sees.
+pub(crate) fn iptables_save() -> String {
+    let out = std::process::Command::new("iptables-save").output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap()
+}
+
 /// A server that answers every connection with its name; its address.
 pub(crate) async fn server(ip: impl Into<IpAddr>, name: &'static str) -> SocketAddr {
     let listener = TcpListener::bind((ip.into(), 8080)).await.unwrap();
@@ -311,7 +363,8 @@ pub(crate) async fn server(ip: impl Into<IpAddr>, name: &'static str) -> SocketA
 /// What a new connection gets for an answer: the server's name, or the error.
 pub(crate) async fn ask(to: impl Into<SocketAddr>) -> Result<String, std::io::ErrorKind> {
     let to = to.into();
-    let connect = tokio::time::timeout(Duration::from_millis(500), TcpStream::connect(to));
+    // Longer than a first retransmission: a refusal by ICMPv6 is heeded only then.
+    let connect = tokio::time::timeout(Duration::from_millis(1500), TcpStream::connect(to));
     let mut stream = match connect.await {
         Ok(Ok(stream)) => stream,
         Ok(Err(e)) => return Err(e.kind()),

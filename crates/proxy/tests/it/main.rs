@@ -6,6 +6,7 @@
 
 mod fixture;
 mod mirrored;
+mod modes;
 mod pages;
 mod rules;
 mod udp;

@@ -8,11 +8,11 @@ use serde_json::json;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use crate::fixture::{PODS, in_namespace, server, until_answer};
+use crate::fixture::{PODS, in_each_mode, server, until_answer};
 
 #[test]
 fn endpoints_by_hand_are_reached_through_their_service() {
-    in_namespace("endpoints_by_hand_are_reached_through_their_service", async |api| {
+    in_each_mode("endpoints_by_hand_are_reached_through_their_service", async |api| {
         let (one, two) = (server(PODS[0], "one").await, server(PODS[1], "two").await);
         let stop = CancellationToken::new();
         let (ready, is_ready) = oneshot::channel();

@@ -5,9 +5,9 @@ use hyper_util::rt::TokioIo;
 use serde_json::json;
 use tokio::net::TcpStream;
 
-use crate::fixture::{NODE, PODS, Proxy, in_namespace, server, until, until_answer};
+use crate::fixture::{NODE, PODS, in_namespace, server, until, until_answer};
 
-async fn get(address: &str, path: &str) -> Option<(u16, String)> {
+pub(crate) async fn get(address: &str, path: &str) -> Option<(u16, String)> {
     let (head, body) = ask(address, path).await?;
     Some((head.status.as_u16(), body))
 }
@@ -79,7 +79,7 @@ fn a_changed_configuration_is_taken_over_and_a_wrong_one_refused() {
 fn a_kernel_setting_that_cannot_be_written_is_an_event_and_a_metric() {
     in_namespace("a_kernel_setting_that_cannot_be_written_is_an_event_and_a_metric", async |api| {
         let one = server(PODS[0], "one").await;
-        let proxy = Proxy::start(api.client.clone(), "conntrack: {min: 2000000000}\n");
+        let proxy = api.proxy_with("conntrack: {min: 2000000000}\n");
         let ip = api.service("web", json!({"ports": [{"port": 80}]})).await;
         api.endpoints("web", "TCP", &[one]).await;
         until_answer((ip, 80), "one").await;

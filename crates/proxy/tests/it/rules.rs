@@ -13,8 +13,8 @@ use portolan_netlink::nft::{Batch, Family, Op, Socket, TableRef};
 use serde_json::json;
 
 use crate::fixture::{
-    DUAL, DUAL_IPS, DUAL_PORT, NODE, NODE_V6, POD_V6, PODS, ask, in_namespace, server, table,
-    until, until_answer,
+    DUAL, DUAL_IPS, DUAL_PORT, NODE, NODE_V6, POD_V6, PODS, ask, in_each_mode, in_namespace,
+    iptables_save, server, table, until, until_answer,
 };
 
 fn http() -> serde_json::Value {
@@ -23,7 +23,7 @@ fn http() -> serde_json::Value {
 
 #[test]
 fn a_service_is_reachable_through_its_cluster_ip_and_node_port() {
-    in_namespace("a_service_is_reachable_through_its_cluster_ip_and_node_port", async |api| {
+    in_each_mode("a_service_is_reachable_through_its_cluster_ip_and_node_port", async |api| {
         let (one, two) = (server(PODS[0], "one").await, server(PODS[1], "two").await);
         let proxy = api.proxy();
         let spec = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30080}]});
@@ -50,7 +50,7 @@ fn a_service_is_reachable_through_its_cluster_ip_and_node_port() {
 #[test]
 fn a_dual_stack_service_is_reachable_in_both_families_each_by_its_own_endpoints() {
     let test = "a_dual_stack_service_is_reachable_in_both_families_each_by_its_own_endpoints";
-    in_namespace(test, async |api| {
+    in_each_mode(test, async |api| {
         let (four, six) = (server(PODS[0], "four").await, server(POD_V6, "six").await);
         let proxy = api.proxy();
         let ways = |family: usize, node: IpAddr| [(DUAL_IPS[family], 80), (node, DUAL_PORT)];
@@ -83,7 +83,7 @@ fn a_dual_stack_service_is_reachable_in_both_families_each_by_its_own_endpoints(
 
 #[test]
 fn a_service_without_endpoints_refuses_at_once() {
-    in_namespace("a_service_without_endpoints_refuses_at_once", async |api| {
+    in_each_mode("a_service_without_endpoints_refuses_at_once", async |api| {
         let one = server(PODS[0], "one").await;
         let proxy = api.proxy();
         let ip = api.service("web", http()).await;
@@ -101,6 +101,9 @@ fn a_service_without_endpoints_refuses_at_once() {
         let services: Api<core::Service> = Api::default_namespaced(api.client.clone());
         services.delete("web", &DeleteParams::default()).await.unwrap();
         until("no trace of the Service", async || {
+            if api.mode == "iptables" {
+                return (!iptables_save().contains(&ip.to_string())).then_some(());
+            }
             let table = table()?;
             let octets = ip.octets();
             let names_it =
@@ -114,7 +117,7 @@ fn a_service_without_endpoints_refuses_at_once() {
 
 #[test]
 fn a_service_of_another_proxy_is_left_alone() {
-    in_namespace("a_service_of_another_proxy_is_left_alone", async |api| {
+    in_each_mode("a_service_of_another_proxy_is_left_alone", async |api| {
         let one = server(PODS[0], "one").await;
         let proxy = api.proxy();
         let ip = api.service("web", http()).await;
@@ -161,7 +164,7 @@ fn a_flushed_ruleset_comes_back() {
 
 #[test]
 fn a_restarted_api_server_is_followed_again() {
-    in_namespace("a_restarted_api_server_is_followed_again", async |mut api| {
+    in_each_mode("a_restarted_api_server_is_followed_again", async |mut api| {
         let (one, two) = (server(PODS[0], "one").await, server(PODS[1], "two").await);
         let proxy = api.proxy();
         let first = api.service("first", http()).await;
@@ -181,7 +184,7 @@ fn a_restarted_api_server_is_followed_again() {
 
 #[test]
 fn a_restarted_proxy_makes_of_the_kernel_what_a_fresh_one_would() {
-    in_namespace("a_restarted_proxy_makes_of_the_kernel_what_a_fresh_one_would", async |api| {
+    in_each_mode("a_restarted_proxy_makes_of_the_kernel_what_a_fresh_one_would", async |api| {
         let (one, two) = (server(PODS[0], "one").await, server(PODS[1], "two").await);
         let proxy = api.proxy();
         let kept = api.service("kept", http()).await;

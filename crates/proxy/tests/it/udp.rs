@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::net::UdpSocket;
 
-use crate::fixture::{PODS, in_namespace, until};
+use crate::fixture::{PODS, in_each_mode, until};
 
 /// A server that answers every packet with its name; its address.
 async fn server(ip: Ipv4Addr, name: &'static str) -> SocketAddr {
@@ -35,7 +35,7 @@ async fn until_answer(client: &UdpSocket, name: &str) {
 
 #[test]
 fn a_flow_follows_its_service_from_endpoint_to_endpoint() {
-    in_namespace("a_flow_follows_its_service_from_endpoint_to_endpoint", async |api| {
+    in_each_mode("a_flow_follows_its_service_from_endpoint_to_endpoint", async |api| {
         let (one, two) = (server(PODS[0], "one").await, server(PODS[1], "two").await);
         let proxy = api.proxy();
         let ports = json!({"ports": [{"port": 53, "targetPort": 5353, "protocol": "UDP"}]});

@@ -4,7 +4,8 @@ use std::panic::resume_unwind;
 use std::path::Path;
 
 use nix::sched::{CloneFlags, unshare};
-use portolan_backend_nftables::{Nftables, Options};
+use portolan_backend_iptables::{self as iptables, Iptables};
+use portolan_backend_nftables::{self as nftables, Nftables};
 use portolan_model::{Backend, Family};
 use portolan_proxy::config::types::KubeProxyConfiguration;
 use portolan_trace::Printed;
@@ -40,17 +41,27 @@ fn objects() -> Objects {
     objects
 }
 
-fn write_rules(objects: &Objects) {
+fn write_rules(objects: &Objects, mode: &str) {
     let configuration = KubeProxyConfiguration {
-        mode: "nftables".into(),
+        mode: mode.into(),
         cluster_cidr: "10.244.0.0/16,fd00:10:244::/48".into(),
         ..KubeProxyConfiguration::default()
     };
     let setup = Setup { configuration, node_ips: Vec::new() };
     let view = View::new(objects, &setup, "node-1").unwrap();
     for family in [Family::Ipv4, Family::Ipv6] {
-        let mut backend = Nftables::open(family, Options::default()).unwrap();
-        backend.start(&view.table(objects, family)).unwrap();
+        let table = view.table(objects, family);
+        match mode {
+            "iptables" => {
+                let options = iptables::Options::default();
+                Iptables::new(family, options).start(&table).unwrap();
+            }
+            "nftables" => {
+                let options = nftables::Options::default();
+                Nftables::open(family, options).unwrap().start(&table).unwrap();
+            }
+            other => panic!("no backend for {other}"),
+        }
     }
 }
 
@@ -67,30 +78,31 @@ fn compared(more: &[&str]) -> Printed {
 #[test]
 fn a_kernel_is_compared_and_left_as_it_is() {
     in_namespace("a_kernel_is_compared_and_left_as_it_is", || {
-        let nftables = ["--proxy-mode", "nftables"];
-        // Before there are rules, all of them are missing.
-        assert_eq!(compared(&nftables).code, 3);
-        let mut objects = objects();
-        write_rules(&objects);
-        let same = compared(&nftables);
-        assert_eq!((same.code, same.notes.len()), (0, 0));
-        assert!(same.out.ends_with("kernel      holds these rules\n"), "{}", same.out);
+        for mode in ["nftables", "iptables"] {
+            let asked = ["--proxy-mode", mode];
+            // Before there are rules, all of them are missing.
+            assert_eq!(compared(&asked).code, 3);
+            let mut objects = objects();
+            write_rules(&objects, mode);
+            let same = compared(&asked);
+            assert_eq!((same.code, same.notes.len()), (0, 0), "{}", same.out);
+            assert!(same.out.ends_with("kernel      holds these rules\n"), "{}", same.out);
 
-        // Somebody takes a Service's endpoints away.
-        let gone: Key = "endpointslice/default/nginx-clusterip-a6".parse().unwrap();
-        assert!(objects.delete(&gone));
-        write_rules(&objects);
-        let drifted = compared(&nftables);
-        assert_eq!(drifted.code, 3);
-        assert!(drifted.out.contains("kernel      has drifted: "), "{}", drifted.out);
-        assert!(drifted.out.contains("fd00:10:244"), "{}", drifted.out);
-        // Looking repaired nothing.
-        assert_eq!(compared(&nftables), drifted);
-        let json: Value =
-            serde_json::from_str(&compared(&["--proxy-mode", "nftables", "-o", "json"]).out)
-                .unwrap();
-        assert_eq!(json["verdict"], "DNAT");
-        assert!(json["kernel"]["operations"].as_u64().unwrap() > 0);
+            // Somebody takes a Service's endpoints away.
+            let gone: Key = "endpointslice/default/nginx-clusterip-a6".parse().unwrap();
+            assert!(objects.delete(&gone));
+            write_rules(&objects, mode);
+            let drifted = compared(&asked);
+            assert_eq!(drifted.code, 3);
+            assert!(drifted.out.contains("kernel      has drifted: "), "{}", drifted.out);
+            assert!(drifted.out.contains("fd00:10:244"), "{}", drifted.out);
+            // Looking repaired nothing.
+            assert_eq!(compared(&asked), drifted);
+            let json: Value =
+                serde_json::from_str(&compared(&["--proxy-mode", mode, "-o", "json"]).out).unwrap();
+            assert_eq!(json["verdict"], "DNAT");
+            assert!(json["kernel"]["operations"].as_u64().unwrap() > 0);
+        }
     });
 }
 

@@ -1,0 +1,163 @@
+//! The kernel's rules in the mode that the settings name, and those of the other modes, which go.
+
+use std::fmt::Display;
+use std::io::ErrorKind;
+use std::process::{Command, Stdio};
+
+use portolan_backend_iptables::{Iptables, IptablesError};
+use portolan_backend_nftables::{Nftables, NftablesError, TABLE};
+use portolan_model::{Applied, Backend, Delta, Family, ForwardingTable, ModeProfile};
+use portolan_netlink::nft::{self, Monitor, NftError, TableRef};
+use thiserror::Error;
+
+use crate::config::{Mode, Settings};
+
+/// The rules of one family in one mode.
+#[derive(Debug)]
+pub(crate) enum Rules {
+    Iptables(Iptables),
+    Nftables(Nftables),
+}
+
+/// Why rules could not be changed.
+#[derive(Debug, Error)]
+pub(crate) enum RulesError {
+    #[error(transparent)]
+    Iptables(#[from] IptablesError),
+    #[error(transparent)]
+    Nftables(#[from] NftablesError),
+}
+
+/// Why a mode cannot be used on this machine.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ModeError {
+    /// This build has no such backend.
+    #[error(
+        "mode: proxy mode {} is not in this build yet; hint: set mode: nftables (--proxy-mode=nftables)",
+        .0.name()
+    )]
+    NotYet(Mode),
+    /// iptables' programs are not to be found.
+    #[error(
+        "{0} cannot be run: {1}; hint: install iptables, or set mode: nftables (--proxy-mode=nftables), which needs no program"
+    )]
+    NoIptables(&'static str, std::io::Error),
+    /// No way to nf_tables.
+    #[error(
+        "{0}; hint: the proxy needs CAP_NET_ADMIN in its network namespace, and a kernel with nf_tables"
+    )]
+    NoNftables(#[from] NftError),
+}
+
+impl Rules {
+    /// A backend of the settings' mode for one family; changes nothing yet.
+    pub(crate) fn open(family: Family, settings: &Settings) -> Result<Self, ModeError> {
+        let masquerade_mark = settings.masquerade_mark;
+        match settings.mode {
+            Mode::Iptables => {
+                let ModeProfile { invalid_packets, .. } = settings.profile();
+                has_iptables(family)?;
+                let options =
+                    portolan_backend_iptables::Options { masquerade_mark, invalid_packets };
+                Ok(Self::Iptables(Iptables::new(family, options)))
+            }
+            Mode::Nftables => {
+                let options = portolan_backend_nftables::Options { masquerade_mark };
+                Ok(Self::Nftables(Nftables::open(family, options)?))
+            }
+            mode @ Mode::Ipvs => Err(ModeError::NotYet(mode)),
+        }
+    }
+}
+
+/// Whether iptables' programs can be run at all.
+pub(crate) fn has_iptables(family: Family) -> Result<(), ModeError> {
+    let program = match family {
+        Family::Ipv4 => "iptables-restore",
+        Family::Ipv6 => "ip6tables-restore",
+    };
+    let mut command = Command::new(program);
+    command.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().map(drop).map_err(|e| ModeError::NoIptables(program, e))
+}
+
+/// Hears of what others do to the rules, in the mode whose rules the kernel speaks of.
+pub(crate) fn monitor(rules: &[(Family, Rules)]) -> Result<Option<Monitor>, NftError> {
+    let (mut tables, mut ports) = (Vec::new(), Vec::new());
+    for (family, rules) in rules {
+        let Rules::Nftables(nftables) = rules else { continue };
+        let family = match family {
+            Family::Ipv4 => nft::Family::Ip,
+            Family::Ipv6 => nft::Family::Ip6,
+        };
+        tables.push(TableRef::new(family, TABLE));
+        ports.push(nftables.port()?);
+    }
+    if tables.is_empty() { Ok(None) } else { Monitor::open(tables, ports).map(Some) }
+}
+
+/// Removes the rules that other modes than this one left in the kernel, those of upstream's proxy in
+/// mode iptables too; without a mode, those of all. Where a mode was never possible there are none.
+pub(crate) fn remove_others(mode: Option<Mode>, families: &[Family]) -> Result<(), RulesError> {
+    let mut result = Ok(());
+    for family in families {
+        if mode != Some(Mode::Iptables) {
+            result = result.and(remove_iptables(*family).map_err(Into::into));
+        }
+        if mode != Some(Mode::Nftables)
+            && let Ok(mut nftables) = Nftables::open(*family, Default::default())
+        {
+            result = result.and(nftables.cleanup().map_err(Into::into));
+        }
+    }
+    result
+}
+
+fn remove_iptables(family: Family) -> Result<(), IptablesError> {
+    match has_iptables(family) {
+        Err(ModeError::NoIptables(_, e)) if e.kind() == ErrorKind::NotFound => Ok(()),
+        _ => Iptables::new(family, Default::default()).cleanup(),
+    }
+}
+
+impl Backend for Rules {
+    type Plan = Box<dyn Display>;
+    type Error = RulesError;
+
+    fn plan_full(&self, table: &ForwardingTable) -> Self::Plan {
+        match self {
+            Self::Iptables(iptables) => Box::new(iptables.plan_full(table)),
+            Self::Nftables(nftables) => Box::new(nftables.plan_full(table)),
+        }
+    }
+
+    fn plan_delta(&self, table: &ForwardingTable, delta: &Delta) -> Self::Plan {
+        match self {
+            Self::Iptables(iptables) => Box::new(iptables.plan_delta(table, delta)),
+            Self::Nftables(nftables) => Box::new(nftables.plan_delta(table, delta)),
+        }
+    }
+
+    fn start(&mut self, table: &ForwardingTable) -> Result<Applied, RulesError> {
+        Ok(match self {
+            Self::Iptables(iptables) => iptables.start(table)?,
+            Self::Nftables(nftables) => nftables.start(table)?,
+        })
+    }
+
+    fn apply(&mut self, table: &ForwardingTable, delta: &Delta) -> Result<Applied, RulesError> {
+        Ok(match self {
+            Self::Iptables(iptables) => iptables.apply(table, delta)?,
+            Self::Nftables(nftables) => nftables.apply(table, delta)?,
+        })
+    }
+
+    fn cleanup(&mut self) -> Result<(), RulesError> {
+        match self {
+            Self::Iptables(iptables) => iptables.cleanup()?,
+            Self::Nftables(nftables) => nftables.cleanup()?,
+        }
+        Ok(())
+    }
+}
