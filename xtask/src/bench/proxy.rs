@@ -6,6 +6,7 @@
 //! endpoint here that comes and goes. Every step is bounded in count and time.
 
 mod client;
+mod iptables;
 mod node;
 
 use std::os::unix::process::CommandExt as _;
@@ -22,6 +23,7 @@ use super::api::load::{Create, Load};
 use super::api::server::Server;
 use super::api::{millis, row, share};
 use client::Probe;
+use iptables::Mode;
 use node::Node;
 
 /// Options of `cargo xtask bench proxy`.
@@ -33,7 +35,8 @@ pub struct Options {
     /// How many endpoints each of them has.
     #[arg(long, default_value_t = 5)]
     endpoints: usize,
-    /// The proxy's modes; each is measured on every number.
+    /// The proxy's modes; each is measured on every number. `iptables-legacy` and `iptables-nft` are
+    /// mode iptables with programs of that kind.
     #[arg(long = "mode", value_delimiter = ',', default_values = ["nftables"])]
     modes: Vec<String>,
     /// How many times the endpoint comes and goes.
@@ -95,16 +98,21 @@ async fn measure(options: &Options, built: &Path, services: usize) -> Result<()>
         let proxy = built.join("portolan");
         let kubeconfig = data.path().join("kubeconfig");
         probe.set(true).await?;
+        let mode = Mode::of(mode)?;
         let begun = Instant::now();
-        let mut node = Node::start(&proxy, &kubeconfig, mode, &options.arguments)?;
+        let mut node = Node::start(&proxy, &kubeconfig, &mode, &options.arguments)?;
         probe.until(true, Duration::from_secs(300)).await.with_context(|| node.log())?;
         row("  start to first answer", &millis(begun.elapsed()));
         let first = node.first_sync().await?;
         row("  first sync of the rules", &seconds(first.full_sync));
         changes(options, &mut probe, &mut node).await?;
+        if let Some(mut took) = mode.bare(options.changes)? {
+            took.sort_unstable();
+            row("  one bare iptables-restore --noflush", &spread(&took));
+        }
         row("  resident", &node.resident()?);
         node.stop()?;
-        node::cleanup(&proxy)?;
+        node::cleanup(&proxy, &mode)?;
         ensure!(!probe.is_answered().await, "rules are left after --cleanup");
     }
     drop(load);
@@ -129,9 +137,6 @@ async fn changes(options: &Options, probe: &mut Probe, node: &mut Node) -> Resul
     let (after, cpu) = (node.metrics().await?, node.cpu()? - cpu);
     came.sort_unstable();
     went.sort_unstable();
-    let spread = |took: &[Duration]| {
-        format!("p50 {}, p99 {}", millis(share(took, 0.5)), millis(share(took, 0.99)))
-    };
     row("  slice written to reachable", &spread(&came));
     row("  slice written to refused", &spread(&went));
     let syncs = after.syncs - before.syncs;
@@ -140,6 +145,11 @@ async fn changes(options: &Options, probe: &mut Probe, node: &mut Node) -> Resul
     let each = cpu / u32::try_from(options.changes.max(1))?;
     row("  CPU of the proxy for one add and delete", &millis(each));
     Ok(())
+}
+
+/// Of sorted times.
+fn spread(took: &[Duration]) -> String {
+    format!("p50 {}, p99 {}", millis(share(took, 0.5)), millis(share(took, 0.99)))
 }
 
 fn seconds(seconds: f64) -> String {

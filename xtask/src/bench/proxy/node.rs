@@ -11,6 +11,8 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use super::iptables::Mode;
+
 const METRICS: &str = "127.0.0.1:10249";
 
 /// A running proxy.
@@ -35,17 +37,18 @@ impl Node {
     pub fn start(
         program: &Path,
         kubeconfig: &Path,
-        mode: &str,
+        mode: &Mode,
         arguments: &[String],
     ) -> Result<Node> {
         let dir = tempfile::Builder::new().prefix("portolan-bench").tempdir()?;
         let log = std::fs::File::create(log_of(dir.path()))?;
         let child = Command::new(program)
             .args(["proxy", "--hostname-override=node-1", "--cluster-cidr=10.128.0.0/9"])
-            .arg(format!("--proxy-mode={mode}"))
+            .arg(format!("--proxy-mode={}", mode.name))
             .arg(format!("--kubeconfig={}", kubeconfig.display()))
             .arg(format!("--metrics-bind-address={METRICS}"))
             .args(arguments)
+            .env("PATH", mode.path()?)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -123,8 +126,9 @@ impl Node {
 }
 
 /// Removes all rules of all modes from this namespace.
-pub fn cleanup(program: &Path) -> Result<()> {
-    let status = Command::new(program).args(["proxy", "--cleanup"]).status()?;
+pub fn cleanup(program: &Path, mode: &Mode) -> Result<()> {
+    let mut command = Command::new(program);
+    let status = command.args(["proxy", "--cleanup"]).env("PATH", mode.path()?).status()?;
     ensure!(status.success(), "the proxy's --cleanup ended with {status}");
     Ok(())
 }
