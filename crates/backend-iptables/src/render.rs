@@ -206,7 +206,7 @@ pub(crate) fn portals(table: &ForwardingTable) -> Chains {
             walls.extend(wall(key, front, &found, dull.is_some()));
             if let Some((why, verdict)) = dull {
                 let why = name::comment(&format!("{} {why}", front.port));
-                let rule = format!("{why} {found} -j {verdict}");
+                let rule = format!("{why} {found} -j {}", target(verdict, key.protocol()));
                 match front.origin {
                     Origin::ClusterIp => refused.push(rule),
                     _ => refused_outside.push(rule),
@@ -246,6 +246,15 @@ fn dull_action(front: &Front) -> Option<(&'static str, &'static str)> {
         Action::Drop => Some(("has no local endpoints", "DROP")),
     };
     of(front.outside).or_else(|| of(front.inside))
+}
+
+/// TCP is refused by a reset, where upstream sends an ICMP error: the kernel sends only so many of
+/// these in a second, and a client over IPv6 heeds one only at its next try, a second later.
+fn target(verdict: &str, protocol: Protocol) -> &str {
+    match (verdict, protocol) {
+        ("REJECT", Protocol::Tcp) => "REJECT --reject-with tcp-reset",
+        _ => verdict,
+    }
 }
 
 /// What stops those who may not use a front. Who may has been sent on in nat already, unless there

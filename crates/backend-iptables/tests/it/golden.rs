@@ -33,7 +33,8 @@ fn without_endpoints_everything_is_refused_and_without_local_ones_outside_is_dro
     let planner = Planner::new(Options::default());
     let text = planner.full(model.table()).to_string();
     let refused = "-A KUBE-SERVICES -m comment --comment \"default/web:http has no endpoints\" \
-                   -m tcp -p tcp -d 10.96.0.10 --dport 80 -j REJECT\n";
+                   -m tcp -p tcp -d 10.96.0.10 --dport 80 \
+                   -j REJECT --reject-with tcp-reset\n";
     assert!(text.contains(refused), "{text}");
     assert!(!text.contains("KUBE-SVC-") && !text.contains("KUBE-SEP-"), "{text}");
     model.apply(stack.remote_endpoint());

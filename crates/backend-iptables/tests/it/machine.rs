@@ -240,7 +240,7 @@ impl Way<'_> {
         match rest.as_slice() {
             ["RETURN"] => vec![None],
             ["DROP"] => vec![Some(End::Dropped)],
-            ["REJECT"] => vec![Some(End::Rejected)],
+            ["REJECT"] | ["REJECT", "--reject-with", "tcp-reset"] => vec![Some(End::Rejected)],
             ["ACCEPT"] | ["MASQUERADE", "--random-fully"] => vec![Some(End::Accepted)],
             ["MARK", "--or-mark", "0x4000"] => vec![Some(End::Back { marked: true })],
             ["MARK", "--xor-mark", "0x4000"] => vec![Some(End::Back { marked: !marked })],

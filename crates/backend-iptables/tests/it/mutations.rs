@@ -44,7 +44,7 @@ const MUTATIONS: [Mutation; 29] = [
     Mutation(&["-A KUBE-SERVICES", "loadbalancer IP", "-j KUBE-"], Missing),
     Mutation(&["-A KUBE-SERVICES", "-j KUBE-NODEPORTS"], Missing),
     Mutation(&["-A KUBE-NODEPORTS", "-j KUBE-EXT"], Instead("30000", "30001")),
-    Mutation(&["has no endpoints", "-j REJECT"], Instead("-j REJECT", "-j DROP")),
+    Mutation(&["has no endpoints"], Instead("-j REJECT --reject-with tcp-reset", "-j DROP")),
     Mutation(&["has no local endpoints"], Missing),
     Mutation(&["-p tcp"], Instead("-p tcp", "-p udp")),
     Mutation(&["--or-mark"], Missing),

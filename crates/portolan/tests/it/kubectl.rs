@@ -19,10 +19,15 @@ use cluster::Cluster;
 
 /// Runs a scenario on a lab of its own, where that is possible.
 fn on_a_lab(test: &str, user: User, scenario: impl FnOnce(&Cluster)) {
+    on_a_lab_with(test, user, &[], scenario);
+}
+
+/// As [`on_a_lab`], with more arguments for `portolan up`.
+fn on_a_lab_with(test: &str, user: User, more: &[&str], scenario: impl FnOnce(&Cluster)) {
     if !user.available(test) || !cluster::kubectl_available(test) {
         return;
     }
-    scenario(&Cluster::up(user));
+    scenario(&Cluster::up(user, more));
 }
 
 /// Runs the scenario of all ways, whose lab lies where pods see and has a node port of the host's.
@@ -58,6 +63,20 @@ for_both_users! {
         => objects::objects_are_kept;
     pods_use_the_api_as_their_account_as_root, pods_use_the_api_as_their_account_as_an_ordinary_user
         => access::pods_use_the_api_as_their_account;
+}
+
+const IPTABLES: [&str; 2] = ["--proxy-mode", "iptables"];
+
+#[test]
+fn services_carry_traffic_in_mode_iptables() {
+    let test = "services_carry_traffic_in_mode_iptables";
+    on_a_lab_with(test, User::Ordinary, &IPTABLES, traffic::services_carry_traffic);
+}
+
+#[test]
+fn a_rolling_update_loses_no_request_in_mode_iptables() {
+    let test = "a_rolling_update_loses_no_request_in_mode_iptables";
+    on_a_lab_with(test, User::Root, &IPTABLES, traffic::a_rolling_update_loses_no_request);
 }
 
 #[test]

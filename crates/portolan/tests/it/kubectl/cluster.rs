@@ -39,8 +39,8 @@ pub(crate) enum Transport {
 }
 
 impl Cluster {
-    pub(crate) fn up(user: User) -> Cluster {
-        Cluster::on(Lab::up(user, &[]))
+    pub(crate) fn up(user: User, more: &[&str]) -> Cluster {
+        Cluster::on(Lab::up(user, more))
     }
 
     /// kubectl for a lab that is up.
