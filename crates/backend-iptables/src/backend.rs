@@ -6,7 +6,7 @@ use thiserror::Error;
 use crate::name;
 use crate::plan::{Plan, Planner};
 use crate::program::{ProgramError, Programs};
-use crate::render::{Options, Table};
+use crate::render::{List, Options, Table};
 use crate::save::{Gist, Saved};
 
 /// Why rules could not be changed.
@@ -64,9 +64,9 @@ impl Iptables {
     pub fn drift(&self, table: &ForwardingTable) -> Result<Plan, IptablesError> {
         let saved = self.read()?;
         let mut plan = self.full(&saved, table);
-        let differs = |(of, chain): &(Table, String), rules: &[String]| {
+        let differs = |key: &(Table, String), rules: &[String]| {
             let gists: Vec<_> = rules.iter().map(|rule| Gist::of(rule)).collect();
-            saved.chains.get(&(*of, chain.clone())) != Some(&gists)
+            !saved.chains.get(key).is_some_and(|saved| is_alike(key, saved, gists))
         };
         plan.chains.retain(|key, rules| rules.as_ref().is_none_or(|rules| differs(key, rules)));
         Ok(plan)
@@ -82,6 +82,12 @@ impl Iptables {
         plan
     }
 
+    /// The next start says all.
+    fn doubt(&mut self) {
+        self.said = Said::Nothing;
+        self.planner.forget();
+    }
+
     fn read(&self) -> Result<Saved, IptablesError> {
         self.programs.save().map(|text| Saved::read(&text)).map_err(IptablesError::Unreadable)
     }
@@ -94,6 +100,21 @@ impl Iptables {
         let (commits, operations) = (plan.tables(), plan.operations());
         Ok(Applied { commits, operations, drift: Drift::None })
     }
+}
+
+/// Whether a chain holds these rules. In a list of fronts those that came later stand first; what must
+/// stand last does.
+fn is_alike((of, chain): &(Table, String), saved: &[Gist], mut wanted: Vec<Gist>) -> bool {
+    if !List::ALL.into_iter().any(|list| list.chain() == (*of, chain.as_str())) {
+        return saved == wanted;
+    }
+    if !saved.is_sorted_by_key(Gist::leads_to_node_ports) {
+        return false;
+    }
+    let mut saved = saved.to_vec();
+    saved.sort_unstable();
+    wanted.sort_unstable();
+    saved == wanted
 }
 
 impl Backend for Iptables {
@@ -113,9 +134,10 @@ impl Backend for Iptables {
             Said::All => self.drift(table)?,
             Said::Nothing => self.full(&self.read()?, table),
         };
-        self.said = Said::Nothing;
+        self.doubt();
         let applied = self.carry_out(&plan)?;
         self.said = Said::All;
+        self.planner.holds(table);
         Ok(applied)
     }
 
@@ -126,12 +148,19 @@ impl Backend for Iptables {
                 let applied = self.start(table)?;
                 Ok(Applied { drift: Drift::Repaired, ..applied })
             }
-            done => done,
+            Ok(applied) => {
+                self.planner.followed(delta);
+                Ok(applied)
+            }
+            Err(error) => {
+                self.doubt();
+                Err(error)
+            }
         }
     }
 
     fn cleanup(&mut self) -> Result<(), IptablesError> {
-        self.said = Said::Nothing;
+        self.doubt();
         self.carry_out(&removal(&self.read()?)).map(drop)
     }
 }
@@ -157,5 +186,6 @@ fn removal(saved: &Saved) -> Plan {
         chains: chains.map(|key| (key.clone(), None)).collect(),
         jumps: Vec::new(),
         closed: closed.map(|way| (way.table, way.from.clone(), way.rule.clone())).collect(),
+        looks: 0,
     }
 }

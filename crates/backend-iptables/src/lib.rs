@@ -13,6 +13,7 @@ mod program;
 mod render;
 mod save;
 mod service;
+mod sight;
 
 pub use backend::{Iptables, IptablesError};
 pub use plan::{Plan, Planner};

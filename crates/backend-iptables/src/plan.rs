@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use portolan_model::{Delta, ForwardingTable, ServicePortName};
+use portolan_model::{Delta, ForwardingTable, FrontKey, ServicePortName, SetId};
 
-use crate::render::{Chains, Jump, Options, Table, fixed, jumps, portals};
-use crate::service::{self, Parts};
+use crate::render::{
+    Chains, Jump, List, Options, Table, fixed, health_check, jumps, listed, lists,
+};
+use crate::service;
+use crate::sight::{Has, Index, Sight};
 
 /// Chains to be said anew, chains to go, and ways in to be made. Prints as the text that
 /// `iptables-restore --noflush` takes.
@@ -18,6 +21,8 @@ pub struct Plan {
     pub(crate) jumps: Vec<Jump>,
     /// Ways in that go: table, chain, rule.
     pub(crate) closed: Vec<(Table, String, String)>,
+    /// How many values of the table were looked at to make this.
+    pub(crate) looks: usize,
 }
 
 impl Plan {
@@ -32,6 +37,12 @@ impl Plan {
         self.chains.values().map(rules).sum::<usize>() + self.jumps.len() + self.closed.len()
     }
 
+    /// How many values of the table were looked up to make this plan of a delta: what its effort is
+    /// measured by.
+    pub fn looks(&self) -> usize {
+        self.looks
+    }
+
     /// How many tables are changed, each at once.
     pub(crate) fn tables(&self) -> usize {
         let of_jumps = self.jumps.iter().map(|(table, ..)| *table);
@@ -40,36 +51,65 @@ impl Plan {
     }
 }
 
+/// One table's part of the text. A table is changed as a whole, one after the other: what is refused
+/// in filter is said before nat sends it nowhere any more, and taken back after nat sends it on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Section {
+    table: Table,
+    adds: bool,
+    removes: bool,
+}
+
+const SECTIONS: [Section; 4] = [
+    Section { table: Table::Mangle, adds: true, removes: true },
+    Section { table: Table::Filter, adds: true, removes: false },
+    Section { table: Table::Nat, adds: true, removes: true },
+    Section { table: Table::Filter, adds: false, removes: true },
+];
+
+impl Plan {
+    fn section(&self, section: Section, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Section { table, adds, removes } = section;
+        let here = |of: &Table| *of == table;
+        let chains = || self.chains.iter().filter(|((of, _), _)| here(of));
+        let kept = || chains().filter(|(_, rules)| rules.is_some() && adds);
+        let gone = || chains().filter(|(_, rules)| rules.is_none() && removes);
+        let opened = || self.jumps.iter().filter(|(of, ..)| here(of) && adds);
+        let closed = || self.closed.iter().filter(|(of, ..)| here(of) && removes);
+        if kept().next().is_none()
+            && gone().next().is_none()
+            && opened().next().is_none()
+            && closed().next().is_none()
+        {
+            return Ok(());
+        }
+        writeln!(f, "*{table}")?;
+        for ((_, chain), _) in
+            chains().filter(|(_, rules)| rules.is_some() && adds || rules.is_none() && removes)
+        {
+            writeln!(f, ":{chain} - [0:0]")?;
+        }
+        for ((_, chain), rules) in kept() {
+            for rule in rules.iter().flatten() {
+                writeln!(f, "-A {chain} {rule}")?;
+            }
+        }
+        for (_, chain, rule) in closed() {
+            writeln!(f, "-D {chain} {rule}")?;
+        }
+        for (_, chain, rule) in opened() {
+            writeln!(f, "-I {chain} {rule}")?;
+        }
+        for ((_, chain), _) in gone() {
+            writeln!(f, "-X {chain}")?;
+        }
+        writeln!(f, "COMMIT")
+    }
+}
+
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for table in Table::ALL {
-            let chains = || self.chains.iter().filter(|((of, _), _)| *of == table);
-            let jumps = || self.jumps.iter().filter(|(of, ..)| *of == table);
-            let closed = || self.closed.iter().filter(|(of, ..)| *of == table);
-            if chains().next().is_none() && jumps().next().is_none() && closed().next().is_none() {
-                continue;
-            }
-            writeln!(f, "*{table}")?;
-            for ((_, chain), _) in chains() {
-                writeln!(f, ":{chain} - [0:0]")?;
-            }
-            for ((_, chain), rules) in chains() {
-                for rule in rules.iter().flatten() {
-                    writeln!(f, "-A {chain} {rule}")?;
-                }
-            }
-            for (_, chain, rule) in closed() {
-                writeln!(f, "-D {chain} {rule}")?;
-            }
-            for (_, chain, rule) in jumps() {
-                writeln!(f, "-I {chain} {rule}")?;
-            }
-            for ((_, chain), _) in chains().filter(|(_, rules)| rules.is_none()) {
-                writeln!(f, "-X {chain}")?;
-            }
-            writeln!(f, "COMMIT")?;
-        }
-        Ok(())
+        SECTIONS.into_iter().try_for_each(|section| self.section(section, f))
     }
 }
 
@@ -77,12 +117,14 @@ impl fmt::Display for Plan {
 #[derive(Debug, Clone)]
 pub struct Planner {
     options: Options,
+    /// Of the table that the kernel holds, once it is known to hold one.
+    index: Option<Index>,
 }
 
 impl Planner {
     /// A planner with these options.
     pub fn new(options: Options) -> Self {
-        Self { options }
+        Self { options, index: None }
     }
 
     /// What makes a kernel without rules of ours hold this table.
@@ -90,7 +132,7 @@ impl Planner {
         let chains = self.all(table).into_iter().map(|(key, rules)| (key, Some(rules))).collect();
         let mut jumps = self.jumps(table);
         jumps.reverse();
-        Plan { chains, jumps, closed: Vec::new() }
+        Plan { chains, jumps, ..Plan::default() }
     }
 
     pub(crate) fn jumps(&self, table: &ForwardingTable) -> Vec<Jump> {
@@ -98,49 +140,105 @@ impl Planner {
     }
 
     /// Every chain of a table.
-    pub(crate) fn all(&self, table: &ForwardingTable) -> Chains {
+    fn all(&self, table: &ForwardingTable) -> Chains {
         let mut chains = fixed(&self.options, table);
-        chains.extend(portals(table));
-        for (port, parts) in parts(table, |_| true) {
-            chains.extend(service::chains(table, &port, &parts));
+        chains.extend(lists(table));
+        let sight = Sight::of(table);
+        for (port, has) in Index::of(table).ports() {
+            let parts = sight.parts(port, &has.fronts, &has.sets);
+            chains.extend(service::chains(&sight, port, &parts));
         }
         chains
     }
 
     /// What makes a kernel that holds the table before `delta` hold `table`, the one after it: the
-    /// chains of the Service ports that changed and, when fronts did, the lists of fronts.
+    /// chains of the Service ports that changed, and the rules that list the fronts that changed. From
+    /// [`Planner::holds`] on it costs in proportion to the delta.
     pub fn delta(&self, table: &ForwardingTable, delta: &Delta) -> Plan {
-        let before = undo(table, delta);
         if delta.settings.is_some() {
-            return self.between(&before, table);
+            return self.between(&undo(table, delta), table);
         }
-        let ports = touched(table, delta);
+        let (before, after) = (Sight::before(table, delta), Sight::of(table));
+        let whole;
+        let index = match &self.index {
+            Some(index) => index,
+            None => {
+                whole = Index::of(table);
+                &whole
+            }
+        };
         let (mut old, mut new) = (Chains::new(), Chains::new());
-        for (port, parts) in parts(&before, |port| ports.contains(port)) {
-            old.extend(service::chains(&before, &port, &parts));
+        for (port, has) in touched(index, &after, delta) {
+            for (sight, chains) in [(&before, &mut old), (&after, &mut new)] {
+                let parts = sight.parts(&port, &has.fronts, &has.sets);
+                chains.extend(service::chains(sight, &port, &parts));
+            }
         }
-        for (port, parts) in parts(table, |port| ports.contains(port)) {
-            new.extend(service::chains(table, &port, &parts));
+        let mut plan = Plan { chains: difference(&old, new), ..Plan::default() };
+        plan.relist(&before, &after, delta);
+        plan.looks = before.looks() + after.looks();
+        plan
+    }
+
+    /// Takes note that the kernel holds a table.
+    pub fn holds(&mut self, table: &ForwardingTable) {
+        self.index = Some(Index::of(table));
+    }
+
+    /// Takes note that the kernel holds the table after a delta.
+    pub fn followed(&mut self, delta: &Delta) {
+        if let Some(index) = &mut self.index {
+            index.follow(delta);
         }
-        if !delta.fronts.is_empty() || !delta.health_checks.is_empty() {
-            old.extend(portals(&before));
-            new.extend(portals(table));
-        }
-        Plan { chains: difference(&old, new), jumps: Vec::new(), closed: Vec::new() }
+    }
+
+    /// Takes note that nobody knows what the kernel holds.
+    pub fn forget(&mut self) {
+        self.index = None;
     }
 
     fn between(&self, before: &ForwardingTable, table: &ForwardingTable) -> Plan {
-        let had = self.jumps(before);
-        let mut jumps = self.jumps(table);
+        let (had, mut jumps) = (self.jumps(before), self.jumps(table));
+        let closed = had.iter().filter(|jump| !jumps.contains(jump));
+        let closed = closed.map(|(of, chain, rule)| (*of, (*chain).to_owned(), rule.clone()));
+        let closed = closed.collect();
         jumps.retain(|jump| !had.contains(jump));
-        let mut chains = difference(&self.all(before), self.all(table));
-        // Ways into a chain are never taken away, so the chain stays, without rules.
-        if let Some(rules) = chains.get_mut(&(Table::Filter, "KUBE-FIREWALL".to_owned()))
-            && rules.is_none()
-        {
-            *rules = Some(Vec::new());
+        let chains = difference(&self.all(before), self.all(table));
+        Plan { chains, jumps, closed, looks: 0 }
+    }
+}
+
+impl Plan {
+    /// The rules that list fronts and health-check node ports that changed.
+    fn relist(&mut self, before: &Sight, after: &Sight, delta: &Delta) {
+        for key in delta.fronts.keys() {
+            let rules = |sight: &Sight| {
+                sight.front(key).map(|front| listed(sight, key, front)).unwrap_or_default()
+            };
+            let (old, new) = (rules(before), rules(after));
+            for list in List::ALL {
+                let of = |rules: &[(List, String)]| -> Vec<String> {
+                    let here = rules.iter().filter(|(of, _)| *of == list);
+                    here.map(|(_, rule)| rule.clone()).collect()
+                };
+                self.replace(list, of(&old), of(&new));
+            }
         }
-        Plan { chains, jumps, closed: Vec::new() }
+        for (port, change) in &delta.health_checks {
+            let [old, new] = [&change.before, &change.after]
+                .map(|check| check.iter().map(|check| health_check(*port, check)).collect());
+            self.replace(List::HealthChecks, old, new);
+        }
+    }
+
+    fn replace(&mut self, list: List, old: Vec<String>, new: Vec<String>) {
+        if old == new {
+            return;
+        }
+        let (table, chain) = list.chain();
+        self.closed.extend(old.into_iter().map(|rule| (table, chain.to_owned(), rule)));
+        // Each goes before those that are there.
+        self.jumps.extend(new.into_iter().rev().map(|rule| (table, chain, rule)));
     }
 }
 
@@ -173,32 +271,26 @@ fn turn<T>(change: &mut portolan_model::Change<T>) {
     std::mem::swap(&mut change.before, &mut change.after);
 }
 
-/// The Service ports whose chains a delta may change.
-fn touched(table: &ForwardingTable, delta: &Delta) -> BTreeSet<ServicePortName> {
-    let fronts = delta.fronts.values().flat_map(|change| [&change.before, &change.after]);
-    let sets = delta.sets.values().flat_map(|change| [&change.before, &change.after]);
-    let mut ports: BTreeSet<_> = fronts.flatten().map(|front| front.port.clone()).collect();
-    ports.extend(sets.flatten().map(|set| set.port.clone()));
-    if !delta.hairpins.is_empty() {
-        let turned = |set: &portolan_model::EndpointSet| {
-            let targets = set.targets.as_slice().iter();
-            targets.map(|target| target.address.ip()).any(|ip| delta.hairpins.contains_key(&ip))
-        };
-        ports.extend(table.sets.values().filter(|set| turned(set)).map(|set| set.port.clone()));
+/// The Service ports whose chains a delta may change, with all that they have at either end of it.
+fn touched(index: &Index, after: &Sight, delta: &Delta) -> BTreeMap<ServicePortName, Has> {
+    let mut touched = BTreeMap::new();
+    let mut add = |port: &ServicePortName, key: Option<FrontKey>, id: Option<SetId>| {
+        let known = || index.has(port).cloned().unwrap_or_default();
+        let has = touched.entry(port.clone()).or_insert_with(known);
+        has.fronts.extend(key);
+        has.sets.extend(id);
+    };
+    for (key, change) in &delta.fronts {
+        let fronts = [&change.before, &change.after].into_iter().flatten();
+        fronts.for_each(|front| add(&front.port, Some(*key), None));
     }
-    ports
-}
-
-fn parts(
-    table: &ForwardingTable,
-    wanted: impl Fn(&ServicePortName) -> bool,
-) -> BTreeMap<ServicePortName, Parts<'_>> {
-    let mut parts = BTreeMap::<_, Parts>::new();
-    for (key, front) in table.fronts.iter().filter(|(_, front)| wanted(&front.port)) {
-        parts.entry(front.port.clone()).or_default().fronts.push((key, front));
+    for (id, change) in &delta.sets {
+        let sets = [&change.before, &change.after].into_iter().flatten();
+        sets.for_each(|set| add(&set.port, None, Some(*id)));
     }
-    for set in table.sets.values().filter(|set| wanted(&set.port)) {
-        parts.entry(set.port.clone()).or_default().sets.push(set);
+    for ip in delta.hairpins.keys() {
+        let sets = index.leading_to(*ip).filter_map(|id| after.set(id));
+        sets.for_each(|set| add(&set.port, None, None));
     }
-    parts
+    touched
 }

@@ -6,11 +6,12 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use portolan_model::{
-    Action, Family, ForwardingTable, Front, FrontKey, InvalidPackets, LocalDetector,
-    LocalhostNodePorts, NodePortAddresses, Origin, Protocol,
+    Action, Family, ForwardingTable, Front, FrontKey, HealthCheck, InvalidPackets, LocalDetector,
+    LocalhostNodePorts, NodePort, NodePortAddresses, Origin, Protocol,
 };
 
 use crate::name;
+use crate::sight::Sight;
 
 /// How rules are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -193,49 +194,102 @@ fn is_of(table: &ForwardingTable, ip: IpAddr) -> bool {
     Family::of(ip) == table.family
 }
 
-/// Chains that list the fronts.
-pub(crate) fn portals(table: &ForwardingTable) -> Chains {
-    let mut services = Vec::new();
-    let mut node_ports = Vec::new();
-    let mut refused = Vec::new();
-    let mut refused_outside = Vec::new();
-    let mut walls = Vec::new();
+/// A chain that lists fronts; the order of its rules does not matter but within one front.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum List {
+    /// From addresses to their Services' chains.
+    Services,
+    /// From node ports to their Services' chains.
+    NodePorts,
+    /// Cluster IPs without endpoints.
+    Refused,
+    /// Other fronts without endpoints.
+    RefusedOutside,
+    /// Who may not use a front.
+    Walls,
+    /// Health-check node ports, which are let in.
+    HealthChecks,
+}
+
+impl List {
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Services,
+        Self::NodePorts,
+        Self::Refused,
+        Self::RefusedOutside,
+        Self::Walls,
+        Self::HealthChecks,
+    ];
+
+    pub(crate) const fn chain(self) -> (Table, &'static str) {
+        match self {
+            Self::Services => (Table::Nat, "KUBE-SERVICES"),
+            Self::NodePorts => (Table::Nat, "KUBE-NODEPORTS"),
+            Self::Refused => (Table::Filter, "KUBE-SERVICES"),
+            Self::RefusedOutside => (Table::Filter, "KUBE-EXTERNAL-SERVICES"),
+            Self::Walls => (Table::Filter, "KUBE-PROXY-FIREWALL"),
+            Self::HealthChecks => (Table::Filter, "KUBE-NODEPORTS"),
+        }
+    }
+}
+
+/// The chains that list the fronts.
+pub(crate) fn lists(table: &ForwardingTable) -> Chains {
+    let sight = Sight::of(table);
+    let mut lists: BTreeMap<List, Vec<String>> =
+        List::ALL.into_iter().map(|list| (list, Vec::new())).collect();
+    let mut add = |list, rule| lists.entry(list).or_default().push(rule);
     for (key, front) in &table.fronts {
-        let dull = dull_action(front);
-        for found in matches(table, key) {
-            walls.extend(wall(key, front, &found, dull.is_some()));
-            if let Some((why, verdict)) = dull {
-                let why = name::comment(&format!("{} {why}", front.port));
-                let rule = format!("{why} {found} -j {}", target(verdict, key.protocol()));
-                match front.origin {
-                    Origin::ClusterIp => refused.push(rule),
-                    _ => refused_outside.push(rule),
-                }
-            }
-        }
-        match key {
-            FrontKey::Address { .. } => services.extend(portal(table, key, front)),
-            FrontKey::NodePort { .. } => node_ports.extend(node_port(key, front)),
-        }
+        listed(&sight, key, front).into_iter().for_each(|(list, rule)| add(list, rule));
     }
     let last = "kubernetes service nodeports; NOTE: this must be the last rule in this chain";
     for at in node_port_addresses(table) {
-        services.push(format!("{} {at} -j KUBE-NODEPORTS", name::comment(last)));
+        add(List::Services, format!("{} {at} -j KUBE-NODEPORTS", name::comment(last)));
     }
-    let health = table.health_checks.iter().map(|(port, check)| {
-        let text = format!("{} health check node port", check.service);
-        format!("{} -m tcp -p tcp --dport {port} -j ACCEPT", name::comment(&text))
-    });
-    let named = |table, chain: &str, rules| ((table, chain.to_owned()), rules);
-    [
-        named(Table::Nat, "KUBE-SERVICES", services),
-        named(Table::Nat, "KUBE-NODEPORTS", node_ports),
-        named(Table::Filter, "KUBE-SERVICES", refused),
-        named(Table::Filter, "KUBE-EXTERNAL-SERVICES", refused_outside),
-        named(Table::Filter, "KUBE-NODEPORTS", health.collect()),
-        named(Table::Filter, "KUBE-PROXY-FIREWALL", walls),
-    ]
-    .into()
+    for (port, check) in &table.health_checks {
+        add(List::HealthChecks, health_check(*port, check));
+    }
+    let named = |(list, rules): (List, Vec<String>)| {
+        let (table, chain) = list.chain();
+        ((table, chain.to_owned()), rules)
+    };
+    lists.into_iter().map(named).collect()
+}
+
+/// The rules that list a front, in order within each list.
+pub(crate) fn listed(sight: &Sight, key: &FrontKey, front: &Front) -> Vec<(List, String)> {
+    let mut rules = Vec::new();
+    let dull = dull_action(front);
+    for found in matches(sight.table(), key) {
+        let walls = wall(key, front, &found, dull.is_some());
+        rules.extend(walls.into_iter().map(|rule| (List::Walls, rule)));
+        if let Some((why, verdict)) = dull {
+            let why = name::comment(&format!("{} {why}", front.port));
+            let rule = format!("{why} {found} -j {}", target(verdict, key.protocol()));
+            let list = match front.origin {
+                Origin::ClusterIp => List::Refused,
+                _ => List::RefusedOutside,
+            };
+            rules.push((list, rule));
+        }
+    }
+    match key {
+        FrontKey::Address { .. } => {
+            let portal = portal(sight, key, front).into_iter();
+            rules.extend(portal.map(|rule| (List::Services, rule)));
+        }
+        FrontKey::NodePort { .. } => {
+            let node_port = node_port(key, front).into_iter();
+            rules.extend(node_port.map(|rule| (List::NodePorts, rule)));
+        }
+    }
+    rules
+}
+
+/// The rule that lets a load balancer ask.
+pub(crate) fn health_check(port: NodePort, check: &HealthCheck) -> String {
+    let text = format!("{} health check node port", check.service);
+    format!("{} -m tcp -p tcp --dport {port} -j ACCEPT", name::comment(&text))
 }
 
 /// What becomes of packets to a front that have nowhere to go.
@@ -272,13 +326,13 @@ fn wall(key: &FrontKey, front: &Front, found: &str, is_dull: bool) -> Vec<String
 }
 
 /// The way from an address to its Service's chains.
-fn portal(table: &ForwardingTable, key: &FrontKey, front: &Front) -> Vec<String> {
+fn portal(sight: &Sight, key: &FrontKey, front: &Front) -> Vec<String> {
     let mut rules = Vec::new();
-    let found = &matches(table, key)[0];
+    let found = &matches(sight.table(), key)[0];
     let to = match (front.origin, &front.source_ranges, front.inside) {
         (_, Some(_), Action::Balance(_)) => Some(name::firewall(&front.port)),
         (Origin::ClusterIp, None, Action::Balance(id)) => {
-            table.sets.get(&id).map(|set| name::set(&front.port, set.scope))
+            sight.set(id).map(|set| name::set(&front.port, set.scope))
         }
         (_, None, Action::Balance(_)) => Some(name::external(&front.port)),
         (_, _, Action::Reject | Action::Drop) => None,
@@ -292,12 +346,10 @@ fn portal(table: &ForwardingTable, key: &FrontKey, front: &Front) -> Vec<String>
         let comment = name::comment(&format!("{} {text}", front.port));
         rules.push(format!("{comment} {found} -j {to}"));
     }
-    // What comes back from there, or never went, must not be taken for a node port's.
+    // What comes back from there, or never went, must not be taken for a node port's, should the
+    // address be the node's own; no cluster IP is.
     let comes_back = front.source_ranges.is_some() || dull_action(front).is_some();
-    let at_node_port = portolan_model::NodePort::new(key.port()).is_some_and(|port| {
-        table.fronts.contains_key(&FrontKey::NodePort { protocol: key.protocol(), port })
-    });
-    if comes_back && at_node_port {
+    if comes_back && front.origin != Origin::ClusterIp {
         rules.push(format!("{found} -j RETURN"));
     }
     rules

@@ -68,6 +68,13 @@ impl Gist {
     }
 }
 
+impl Gist {
+    /// Whether it is a rule that must stand after all others.
+    pub(crate) fn leads_to_node_ports(&self) -> bool {
+        self.0.get("-j").is_some_and(|to| to == "KUBE-NODEPORTS")
+    }
+}
+
 /// A rule's words; quotes hold words together, a backslash keeps the next letter.
 fn words(rule: &str) -> Vec<String> {
     let mut words = Vec::new();

@@ -9,29 +9,30 @@ use portolan_model::{
 
 use crate::name;
 use crate::render::{Chains, Table, own_ranges, transport};
+use crate::sight::Sight;
 
 /// What a Service port has in a table.
 #[derive(Debug, Default)]
 pub(crate) struct Parts<'a> {
-    pub(crate) fronts: Vec<(&'a FrontKey, &'a Front)>,
+    pub(crate) fronts: Vec<(FrontKey, &'a Front)>,
     pub(crate) sets: Vec<&'a Arc<EndpointSet>>,
 }
 
 /// The chains of a Service port.
-pub(crate) fn chains(table: &ForwardingTable, port: &ServicePortName, parts: &Parts) -> Chains {
+pub(crate) fn chains(sight: &Sight, port: &ServicePortName, parts: &Parts) -> Chains {
     let mut chains = Chains::new();
     for set in &parts.sets {
-        let mut rules = cluster_ip_marks(table, port, set, parts);
+        let mut rules = cluster_ip_marks(sight, port, set, parts);
         rules.extend(choice(port, set));
         chains.insert((Table::Nat, name::set(port, set.scope)), rules);
         for target in set.targets.as_slice() {
             let chain = name::endpoint(port, target.address);
-            chains.insert((Table::Nat, chain), endpoint(table, port, set, target));
+            chains.insert((Table::Nat, chain), endpoint(sight, port, set, target));
         }
     }
     let mut external = parts.fronts.iter().filter(|(_, front)| is_external(front));
     if let Some((_, front)) = external.next() {
-        chains.insert((Table::Nat, name::external(port)), outside(table, port, front));
+        chains.insert((Table::Nat, name::external(port)), outside(sight, port, front));
     }
     let guarded = firewall(port, parts);
     if !guarded.is_empty() {
@@ -47,13 +48,13 @@ fn is_external(front: &Front) -> bool {
 
 /// Marks what comes to a cluster IP and is to be masqueraded.
 fn cluster_ip_marks(
-    table: &ForwardingTable,
+    sight: &Sight,
     port: &ServicePortName,
     set: &EndpointSet,
     parts: &Parts,
 ) -> Vec<String> {
     let leads_here = |front: &Front| match front.inside {
-        Action::Balance(id) => table.sets.get(&id).is_some_and(|other| other.scope == set.scope),
+        Action::Balance(id) => sight.set(id).is_some_and(|other| other.scope == set.scope),
         Action::Reject | Action::Drop => false,
     };
     let mut rules = Vec::new();
@@ -64,7 +65,7 @@ fn cluster_ip_marks(
         }
         let (who, to) = match front.masquerade.pod {
             Masquerade::Yes(_) => (String::new(), "KUBE-MARK-MASQ"),
-            Masquerade::No => not_pods(table),
+            Masquerade::No => not_pods(sight.table()),
         };
         let comment = name::comment(&format!("{port} cluster IP"));
         let found = format!("{} -d {ip} --dport {}", transport(key.protocol()), key.port());
@@ -139,7 +140,7 @@ fn choice(port: &ServicePortName, set: &EndpointSet) -> Vec<String> {
 
 /// The way to one endpoint.
 fn endpoint(
-    table: &ForwardingTable,
+    sight: &Sight,
     port: &ServicePortName,
     set: &EndpointSet,
     target: &Target,
@@ -147,7 +148,7 @@ fn endpoint(
     let comment = name::comment(&port.to_string());
     let ip = target.address.ip();
     let mut rules = Vec::new();
-    if table.hairpins.contains(&ip) {
+    if sight.may_reach_itself(ip) {
         rules.push(format!("{comment} -s {ip} -j KUBE-MARK-MASQ"));
     }
     let remember = match set.affinity {
@@ -165,9 +166,9 @@ fn endpoint(
 }
 
 /// The chain for what is addressed to an external IP, a load balancer's IP or a node port.
-fn outside(table: &ForwardingTable, port: &ServicePortName, front: &Front) -> Vec<String> {
+fn outside(sight: &Sight, port: &ServicePortName, front: &Front) -> Vec<String> {
     let chain = |action| match action {
-        Action::Balance(id) => table.sets.get(&id).map(|set| name::set(port, set.scope)),
+        Action::Balance(id) => sight.set(id).map(|set| name::set(port, set.scope)),
         Action::Reject | Action::Drop => None,
     };
     let Some(inside) = chain(front.inside) else { return Vec::new() };
@@ -179,7 +180,7 @@ fn outside(table: &ForwardingTable, port: &ServicePortName, front: &Front) -> Ve
         rules.push(format!("{comment} -j KUBE-MARK-MASQ"));
     } else {
         let pod = name::comment(&format!("pod traffic for {port} external destinations"));
-        rules.extend(pods(table).iter().map(|who| format!("{pod} {who} -j {inside}")));
+        rules.extend(pods(sight.table()).iter().map(|who| format!("{pod} {who} -j {inside}")));
         let mark =
             name::comment(&format!("masquerade LOCAL traffic for {port} external destinations"));
         let route = name::comment(&format!("route LOCAL traffic for {port} external destinations"));

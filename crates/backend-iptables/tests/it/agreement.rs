@@ -1,6 +1,7 @@
 //! The rules, walked packet by packet, agree with the model's walk; and plans do what they say.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use portolan_backend_iptables::{Options, Planner};
 use portolan_model::*;
@@ -52,13 +53,70 @@ pub(crate) const PLACES: [Place; 2] = [
     },
 ];
 
+/// How a node's proxy is set up.
+#[derive(Debug, Clone)]
+pub(crate) struct Setup {
+    masquerade_all: MasqueradeAll,
+    detector: Detector,
+    localhost: LocalhostNodePorts,
+    ranges_hold: SourceRangesHold,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Detector {
+    None,
+    Cidr,
+    Cidrs,
+    Bridge,
+    Prefix,
+}
+
+pub(crate) const USUAL: Setup = Setup {
+    masquerade_all: MasqueradeAll::OffClusterOnly,
+    detector: Detector::Cidr,
+    localhost: LocalhostNodePorts::Off,
+    ranges_hold: SourceRangesHold::AtLoadBalancerIps,
+};
+
+fn setup() -> impl Strategy<Value = Setup> {
+    use Detector::{Bridge, Cidr, Cidrs, None, Prefix};
+    let detector = select(&[None, Cidr, Cidrs, Bridge, Prefix][..]);
+    (detector, any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
+        |(detector, all, localhost, ranges)| Setup {
+            masquerade_all: match all {
+                true => MasqueradeAll::Always,
+                false => MasqueradeAll::OffClusterOnly,
+            },
+            detector,
+            localhost: match localhost {
+                true => LocalhostNodePorts::On,
+                false => LocalhostNodePorts::Off,
+            },
+            ranges_hold: match ranges {
+                true => SourceRangesHold::AtNodePortsToo,
+                false => SourceRangesHold::AtLoadBalancerIps,
+            },
+        },
+    )
+}
+
 impl Place {
-    pub(crate) fn model(&self) -> Model {
+    pub(crate) fn model(&self, setup: &Setup) -> Model {
+        let pods = || self.pod_range.parse().unwrap();
         let config = Config {
             node_name: "node-0".into(),
-            masquerade_all: MasqueradeAll::OffClusterOnly,
-            local_detector: LocalDetector::Cidrs(vec![self.pod_range.parse().unwrap()]),
-            ..Config::default()
+            masquerade_all: setup.masquerade_all,
+            local_detector: match setup.detector {
+                Detector::None => LocalDetector::None,
+                Detector::Cidr => LocalDetector::Cidrs(vec![pods()]),
+                Detector::Cidrs => {
+                    LocalDetector::Cidrs(vec![pods(), self.ranges[1].parse().unwrap()])
+                }
+                Detector::Bridge => LocalDetector::Bridge("cbr0".into()),
+                Detector::Prefix => LocalDetector::InterfacePrefix("veth".into()),
+            },
+            localhost_node_ports: setup.localhost,
+            source_ranges_hold: setup.ranges_hold,
         };
         let mut model = Model::new(self.family, config);
         model.apply(Event::Node(Node { zone: None, addresses: [ip(self.node)].into() }));
@@ -85,13 +143,27 @@ impl Place {
             .collect();
         let tcp = |port| Some(Transport { protocol: Protocol::Tcp, port });
         let udp = |port| Some(Transport { protocol: Protocol::Udp, port });
-        let transports =
-            [tcp(80), tcp(81), tcp(9), udp(80), tcp(30000), tcp(30001), udp(30000), None];
+        let sctp = |port| Some(Transport { protocol: Protocol::Sctp, port });
+        let transports = [
+            tcp(80),
+            tcp(81),
+            tcp(9),
+            udp(80),
+            sctp(80),
+            tcp(30000),
+            tcp(30001),
+            udp(30000),
+            sctp(30001),
+            None,
+        ];
         let mut packets = Vec::new();
         for source in sources.map(|address| ip(address)) {
-            let arrival = match source == ip(self.node) {
-                true => Arrival::SentHere,
-                false => Arrival::Interface("eth0".into()),
+            let pods: ipnet::IpNet = self.pod_range.parse().unwrap();
+            let arrival = match source {
+                source if source == ip(self.node) => Arrival::SentHere,
+                source if pods.contains(&source) => Arrival::Interface("veth17".into()),
+                source if source == ip(self.clients[2]) => Arrival::Interface("cbr0".into()),
+                _ => Arrival::Interface("eth0".into()),
             };
             for destination in &destinations {
                 for transport in transports {
@@ -99,6 +171,19 @@ impl Place {
                     packets.push(Packet { source, destination, transport, arrival });
                 }
             }
+        }
+        // A process of this node that asks at the loopback address.
+        let loopback = match self.family {
+            Family::Ipv4 => ip("127.0.0.1"),
+            Family::Ipv6 => ip("::1"),
+        };
+        for transport in transports {
+            packets.push(Packet {
+                source: loopback,
+                destination: loopback,
+                transport,
+                arrival: Arrival::SentHere,
+            });
         }
         packets
     }
@@ -114,6 +199,7 @@ pub(crate) enum Happening {
         ingress: BTreeSet<usize>,
         ranges: BTreeSet<usize>,
         policies: [TrafficPolicy; 2],
+        affinity: bool,
     },
     Gone(usize),
     Endpoints {
@@ -124,22 +210,25 @@ pub(crate) enum Happening {
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
-    let protocol = select(&[Protocol::Tcp, Protocol::Udp][..]);
+    let protocol = select(&[Protocol::Tcp, Protocol::Tcp, Protocol::Udp, Protocol::Sctp][..]);
     let node_port = proptest::option::of(30000..30002u16);
     let policy = || select(&[TrafficPolicy::Cluster, TrafficPolicy::Local][..]);
     let service = (0..3usize, vec((protocol, 80..82u16, node_port), 1..3))
         .prop_flat_map(move |(number, ports)| {
             let indices = || btree_set(0..2usize, 0..2);
             let addresses = (indices(), indices(), btree_set(0..3usize, 0..3));
-            (Just((number, ports)), addresses, policy(), policy())
+            (Just((number, ports)), addresses, policy(), policy(), any::<bool>())
         })
-        .prop_map(|((number, ports), addresses, external, internal)| Happening::Service {
-            number,
-            ports,
-            external_ips: addresses.0,
-            ingress: addresses.1,
-            ranges: addresses.2,
-            policies: [external, internal],
+        .prop_map(|((number, ports), addresses, external, internal, affinity)| {
+            Happening::Service {
+                number,
+                ports,
+                external_ips: addresses.0,
+                ingress: addresses.1,
+                ranges: addresses.2,
+                policies: [external, internal],
+                affinity,
+            }
         });
     let conditions = (any::<bool>(), any::<bool>(), any::<bool>())
         .prop_map(|(ready, serving, terminating)| Conditions { ready, serving, terminating });
@@ -164,7 +253,7 @@ impl Happening {
     pub(crate) fn event(&self, place: &Place) -> Event {
         let name = |number: &usize| NamespacedName::new("default", format!("service-{number}"));
         match self {
-            Self::Service { number, ports, external_ips, ingress, ranges, policies } => {
+            Self::Service { number, ports, external_ips, ingress, ranges, policies, affinity } => {
                 Event::Service(Service {
                     name: name(number),
                     cluster_ips: vec![ip(place.cluster_ips[*number])],
@@ -177,7 +266,10 @@ impl Happening {
                             node_port: node_port.and_then(NodePort::new),
                         })
                         .collect(),
-                    session_affinity: SessionAffinity::None,
+                    session_affinity: match affinity {
+                        true => SessionAffinity::ClientIp { timeout: Duration::from_secs(7) },
+                        false => SessionAffinity::None,
+                    },
                     external_traffic_policy: policies[0],
                     internal_traffic_policy: policies[1],
                     external_ips: external_ips.iter().map(|i| ip(place.external_ips[*i])).collect(),
@@ -253,13 +345,15 @@ proptest! {
     #[test]
     fn rules_agree_with_the_walk_after_any_changes(
         v6: bool,
+        setup in setup(),
         steps in vec(step(), 1..8),
     ) {
         let place = &PLACES[usize::from(v6)];
         let packets = place.packets();
-        let mut model = place.model();
-        let planner = Planner::new(Options::default());
+        let mut model = place.model(&setup);
+        let mut planner = Planner::new(Options::default());
         model.flush();
+        planner.holds(model.table());
         let mut machine = Machine::default();
         machine.restore(&planner.full(model.table()).to_string()).map_err(TestCaseError::fail)?;
         for happenings in steps {
@@ -268,6 +362,10 @@ proptest! {
             }
             let delta = model.flush();
             let plan = planner.delta(model.table(), &delta);
+            // What it remembers of the table is what a look at all of it would find.
+            let fresh = Planner::new(Options::default()).delta(model.table(), &delta);
+            prop_assert_eq!(plan.to_string(), fresh.to_string());
+            planner.followed(&delta);
             machine.restore(&plan.to_string()).map_err(TestCaseError::fail)?;
             for packet in &packets {
                 let expected = expected(model.table(), packet);
@@ -276,7 +374,7 @@ proptest! {
         }
         let mut fresh = Machine::default();
         fresh.restore(&planner.full(model.table()).to_string()).map_err(TestCaseError::fail)?;
-        prop_assert_eq!(fresh.chain_names(), machine.chain_names());
+        prop_assert_eq!(fresh.chains(), machine.chains());
         for packet in &packets {
             prop_assert_eq!(fates(&fresh, place, packet), fates(&machine, place, packet));
         }

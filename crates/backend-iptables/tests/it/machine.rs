@@ -24,6 +24,10 @@ pub(crate) struct Machine {
 
 const BUILTIN: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
 
+/// Chains that list fronts.
+const LISTS: [&str; 4] =
+    ["KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-EXTERNAL-SERVICES", "KUBE-PROXY-FIREWALL"];
+
 /// How a walk through one chain may end.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum End {
@@ -67,6 +71,10 @@ impl Machine {
                 match verb.as_str() {
                     "-A" => rules.push(rule.to_vec()),
                     "-I" => rules.insert(0, rule.to_vec()),
+                    "-D" => {
+                        let at = rules.iter().position(|there| there == rule);
+                        rules.remove(at.ok_or_else(|| format!("no such rule: {line}"))?);
+                    }
                     "-X" if rules.is_empty() => drop(next.remove(&key)),
                     _ => return Err(format!("not understood: {line}")),
                 }
@@ -75,8 +83,15 @@ impl Machine {
         Ok(())
     }
 
-    pub(crate) fn chain_names(&self) -> Vec<&(String, String)> {
-        self.chains.keys().collect()
+    /// Every chain with its rules; those of chains that list fronts in any order.
+    pub(crate) fn chains(&self) -> BTreeMap<(String, String), Vec<Rule>> {
+        let mut chains = self.chains.clone();
+        for ((_, chain), rules) in &mut chains {
+            if LISTS.contains(&chain.as_str()) {
+                rules.sort();
+            }
+        }
+        chains
     }
 
     /// What may become of the first packet of a connection on a node with these addresses.
@@ -201,7 +216,14 @@ impl Way<'_> {
             let mut value = || words.next().map(String::as_str).unwrap_or_default();
             let transport = self.packet.transport;
             let holds = match word.as_str() {
-                "-m" | "--comment" | "--mode" => !value().is_empty(),
+                "-m" | "--comment" | "--mode" | "--name" | "--seconds" => !value().is_empty(),
+                "--set" | "--reap" => true,
+                // Any client may have been here before.
+                "--rcheck" => {
+                    is_random = true;
+                    true
+                }
+                "-i" => is_named(value(), &self.packet.arrival),
                 "--probability" => {
                     is_random = value().parse::<f64>().unwrap() < 1.0;
                     true
@@ -250,6 +272,15 @@ impl Way<'_> {
             [chain] => self.walk(table, chain, marked).into_iter().map(Some).collect(),
             other => panic!("not understood: {other:?}"),
         }
+    }
+}
+
+/// Whether a packet came in at an interface of this name; a plus at its end stands for any rest.
+fn is_named(name: &str, arrival: &Arrival) -> bool {
+    match (arrival, name.strip_suffix('+')) {
+        (Arrival::SentHere, _) => false,
+        (Arrival::Interface(at), Some(prefix)) => at.starts_with(prefix),
+        (Arrival::Interface(at), None) => **at == *name,
     }
 }
 

@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod agreement;
 #[cfg(test)]
+mod effort;
 mod golden;
 #[cfg(test)]
 mod kernel;

@@ -7,7 +7,7 @@ use proptest::test_runner::TestRunner;
 use portolan_backend_iptables::{Options, Planner};
 use portolan_model::{ForwardingTable, Packet};
 
-use crate::agreement::{PLACES, Place, expected, fates, step};
+use crate::agreement::{PLACES, Place, USUAL, expected, fates, step};
 use crate::machine::Machine;
 
 /// Text that a line has to hold to be hit, and what becomes of the line.
@@ -85,7 +85,7 @@ fn faults_in_the_text_are_noticed() {
     for case in 0..400 {
         let place = &PLACES[case % 2];
         let packets = place.packets();
-        let mut model = place.model();
+        let mut model = place.model(&USUAL);
         let steps = vec(step(), 4..12).new_tree(&mut runner).expect("nothing is filtered out");
         for happening in steps.current().into_iter().flatten() {
             model.apply(happening.event(place));
