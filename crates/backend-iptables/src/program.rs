@@ -25,26 +25,37 @@ pub struct Programs {
     pub save: PathBuf,
     /// How long each may take before it is ended.
     pub limit: Duration,
+    /// How much longer for each line that it is given.
+    pub limit_per_line: Duration,
 }
 
 impl Programs {
-    /// The system's programs for one family, each with half a minute.
+    /// The system's programs for one family, each with half a minute and a hundredth of a second for
+    /// each line.
     pub fn of(family: Family) -> Self {
         let (restore, save) = match family {
             Family::Ipv4 => ("iptables-restore", "iptables-save"),
             Family::Ipv6 => ("ip6tables-restore", "ip6tables-save"),
         };
-        Self { restore: restore.into(), save: save.into(), limit: Duration::from_secs(30) }
+        Self {
+            restore: restore.into(),
+            save: save.into(),
+            limit: Duration::from_secs(30),
+            limit_per_line: Duration::from_millis(10),
+        }
     }
 
     /// Hands text to the kernel; each table is changed as a whole or not at all.
     pub(crate) fn restore(&self, text: &str) -> Result<(), ProgramError> {
-        run(&self.restore, &["--noflush", "-w", "5", "--counters"], text, self.limit).map(drop)
+        let lines = u32::try_from(text.lines().count()).unwrap_or(u32::MAX);
+        let limit = self.limit + self.limit_per_line.saturating_mul(lines);
+        run(&self.restore, &["--noflush", "-w", "5", "--counters"], text, limit).map(drop)
     }
 
     /// Reads what the kernel holds.
     pub(crate) fn save(&self) -> Result<String, ProgramError> {
-        run(&self.save, &[], "", self.limit)
+        // As many rules are read as an earlier one may have written.
+        run(&self.save, &[], "", self.limit * 10)
     }
 }
 

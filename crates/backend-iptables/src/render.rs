@@ -242,6 +242,11 @@ pub(crate) fn lists(table: &ForwardingTable) -> Chains {
     for (key, front) in &table.fronts {
         listed(&sight, key, front).into_iter().for_each(|(list, rule)| add(list, rule));
     }
+    if table.settings.localhost_node_ports == LocalhostNodePorts::On {
+        // A front's rules come before this one, but no loopback address is a front.
+        let block = name::comment("kubernetes service nodeports at localhost are its own");
+        add(List::Services, format!("{block} -d 127.0.0.0/8 ! -s 127.0.0.0/8 -j RETURN"));
+    }
     let last = "kubernetes service nodeports; NOTE: this must be the last rule in this chain";
     for at in node_port_addresses(table) {
         add(List::Services, format!("{} {at} -j KUBE-NODEPORTS", name::comment(last)));

@@ -16,7 +16,7 @@ use portolan_netlink::nft::{
     ChainRef, Data, Element, ElementData, Name, Op, Set, SetRef, Table, Verdict,
 };
 
-use crate::layout::{Class, Layout};
+use crate::layout::{Class, Lane, Layout};
 use crate::plan::{Cut, Plan, Step};
 use crate::render::{Content, Ruleset, node_port_addresses};
 use crate::rules::{self, ChainRules};
@@ -101,7 +101,8 @@ pub(crate) fn between(layout: &Layout, old: &Ruleset, new: &Ruleset) -> Plan {
             &layout.set_sizes,
             vec![&layout.endpoints, &layout.affine_endpoints, &layout.live],
         ),
-        (Stage::Fronts, &layout.services, vec![&layout.guarded, &layout.admitted]),
+        (Stage::Fronts, &layout.services, layout.guards(Lane::Services).into()),
+        (Stage::Fronts, &layout.node_ports, layout.guards(Lane::NodePorts).into()),
     ] {
         let live = keys(head, new);
         let len = usize::try_from(head.key.len()).unwrap_or(usize::MAX);
@@ -118,7 +119,6 @@ pub(crate) fn between(layout: &Layout, old: &Ruleset, new: &Ruleset) -> Plan {
     }
     for (stage, set) in [
         (Stage::Hairpins, &layout.hairpins),
-        (Stage::Fronts, &layout.node_ports),
         (Stage::Addresses, &layout.cluster_ips),
         (Stage::Addresses, &layout.node_port_addresses),
     ] {
@@ -262,16 +262,22 @@ fn replace(layout: &Layout, key: &FrontKey, before: Option<&Front>, after: Optio
 fn guards(layout: &Layout, key: &FrontKey, before: Option<&Front>, after: Option<&Front>) -> Step {
     let mut step = Step::default();
     let fronts = [before, after];
-    let [before, after] =
-        fronts.map(|front| front.map(|front| layout.admitted(key, front)).unwrap_or_default());
-    for gone in before.difference(&after) {
-        step.replace(&layout.admitted, Some(Element::new(gone.clone())), None);
+    let [was, will] = fronts.map(|front| front.map(|front| layout.admitted(key, front)));
+    if let Some((set, _)) = was.as_ref().or(will.as_ref()) {
+        let set = Arc::clone(set);
+        let [was, will] = [was, will].map(|of| of.map(|(_, keys)| keys).unwrap_or_default());
+        for gone in was.difference(&will) {
+            step.replace(&set, Some(Element::new(gone.clone())), None);
+        }
+        for come in will.difference(&was) {
+            step.replace(&set, None, Some(Element::new(come.clone())));
+        }
     }
-    for come in after.difference(&before) {
-        step.replace(&layout.admitted, None, Some(Element::new(come.clone())));
+    let [was, will] = fronts.map(|front| layout.guarded(key, front?));
+    if let Some((set, _)) = was.as_ref().or(will.as_ref()) {
+        let set = Arc::clone(set);
+        step.replace(&set, was.map(|(_, e)| e), will.map(|(_, e)| e));
     }
-    let [before, after] = fronts.map(|front| layout.guarded(key, front?));
-    step.replace(&layout.guarded, before, after);
     step
 }
 

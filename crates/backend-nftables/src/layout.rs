@@ -12,6 +12,7 @@
 //! refusals                   REFUSE or DROP : goto refuse, drop
 //! cluster-ips, node-port-addresses, hairpins: sets
 //! guarded: fronts that not everybody may use; admitted: front . prefix length . sources
+//! guarded-node-ports, admitted-node-ports: the same by protocol . port
 //! ```
 //! The nought in `set-sizes`, and the set in what is looked up by a set, are there because `nft list` cannot
 //! bear a key that has the beginning of a lookup's data in it.
@@ -178,6 +179,8 @@ pub(crate) struct Layout {
     pub(crate) hairpins: Arc<Set>,
     pub(crate) guarded: Arc<Set>,
     pub(crate) admitted: Arc<Set>,
+    pub(crate) guarded_node_ports: Arc<Set>,
+    pub(crate) admitted_node_ports: Arc<Set>,
     pub(crate) affine_endpoints: Arc<Set>,
     pub(crate) clients: Arc<Set>,
     pub(crate) live: Arc<Set>,
@@ -223,6 +226,11 @@ impl Layout {
             hairpins: set("hairpins", &[address, address]),
             guarded: set("guarded", &[address, InetProto, InetService]),
             admitted: set("admitted", &[address, InetProto, InetService, Mark, address]),
+            guarded_node_ports: set("guarded-node-ports", &[InetProto, InetService]),
+            admitted_node_ports: set(
+                "admitted-node-ports",
+                &[InetProto, InetService, Mark, address],
+            ),
             clients,
             affine_endpoints: map("affine-endpoints", &[Mark, Mark], &affine),
             live: set("live", &affine),
@@ -235,7 +243,14 @@ impl Layout {
         let sets = [&self.cluster_ips, &self.node_port_addresses, &self.hairpins];
         let targets = [&self.endpoints, &self.set_sizes, &self.refusals];
         let affine = [&self.affine_endpoints, &self.live, &self.clients];
-        let fronts = [&self.admitted, &self.guarded, &self.services, &self.node_ports];
+        let fronts = [
+            &self.admitted,
+            &self.guarded,
+            &self.services,
+            &self.admitted_node_ports,
+            &self.guarded_node_ports,
+            &self.node_ports,
+        ];
         sets.into_iter().chain(targets).chain(affine).chain(self.by_size()).chain(fronts)
     }
 
@@ -257,6 +272,28 @@ impl Layout {
         }
     }
 
+    /// Who may use fronts of a lane: those that not everybody may, and who may.
+    pub(crate) fn guards(&self, lane: Lane) -> [&Arc<Set>; 2] {
+        match lane.is_of_node_ports() {
+            true => [&self.guarded_node_ports, &self.admitted_node_ports],
+            false => [&self.guarded, &self.admitted],
+        }
+    }
+
+    fn guards_of(&self, key: &FrontKey) -> [&Arc<Set>; 2] {
+        match key {
+            FrontKey::Address { .. } => self.guards(Lane::Services),
+            FrontKey::NodePort { .. } => self.guards(Lane::NodePorts),
+        }
+    }
+
+    /// What a front is found by.
+    fn front_key(key: &FrontKey) -> Vec<Field> {
+        let address = key.address().map(Field::ip);
+        let rest = [Field::Proto(key.protocol().number()), Field::Port(key.port())];
+        address.into_iter().chain(rest).collect()
+    }
+
     /// A front as an element, with its map.
     pub(crate) fn front(&self, key: &FrontKey, front: &Front) -> (&Arc<Set>, Element) {
         let set = |action| {
@@ -271,39 +308,26 @@ impl Layout {
         let classes = SourceClass::ALL.into_iter().filter(masquerades);
         let flags = classes.fold(0, |flags, class| flags | masquerade_flag(class));
         let data = Data::concat(&[Field::Mark(flags), set(front.inside), set(front.outside)]);
-        let (protocol, port) = (Field::Proto(key.protocol().number()), Field::Port(key.port()));
-        let key_data = match key {
-            FrontKey::Address { ip, .. } => Data::concat(&[Field::ip(*ip), protocol, port]),
-            FrontKey::NodePort { .. } => Data::concat(&[protocol, port]),
-        };
-        (self.front_map(key), Element::map(key_data, data))
+        (self.front_map(key), Element::map(Data::concat(&Self::front_key(key)), data))
     }
 
-    /// A front that not everybody may use, as an element of `guarded`; nothing for any other.
-    pub(crate) fn guarded(&self, key: &FrontKey, front: &Front) -> Option<Element> {
-        match (key, &front.source_ranges) {
-            (FrontKey::Address { ip, protocol, port }, Some(_)) => {
-                let protocol = Field::Proto(protocol.number());
-                let front = [Field::ip(*ip), protocol, Field::Port(*port)];
-                Some(Element::new(Data::concat(&front)))
-            }
-            _ => None,
-        }
+    /// A front that not everybody may use, as an element with its set; nothing for any other.
+    pub(crate) fn guarded(&self, key: &FrontKey, front: &Front) -> Option<(&Arc<Set>, Element)> {
+        let [guarded, _] = self.guards_of(key);
+        front.source_ranges.as_ref()?;
+        Some((guarded, Element::new(Data::concat(&Self::front_key(key)))))
     }
 
-    /// Who may use such a front, as keys of `admitted`. The prefix length is part of the key: the
+    /// Who may use such a front, as keys with their set. The prefix length is part of the key: the
     /// same address begins ranges of several lengths.
-    pub(crate) fn admitted(&self, key: &FrontKey, front: &Front) -> BTreeSet<Data> {
-        let (FrontKey::Address { ip, protocol, port }, Some(ranges)) = (key, &front.source_ranges)
-        else {
-            return BTreeSet::new();
+    pub(crate) fn admitted(&self, key: &FrontKey, front: &Front) -> (&Arc<Set>, BTreeSet<Data>) {
+        let [_, admitted] = self.guards_of(key);
+        let Some(ranges) = &front.source_ranges else { return (admitted, BTreeSet::new()) };
+        let element = |range: IpNet| {
+            let source = [Field::Mark(range.prefix_len().into()), Field::ip(range.network())];
+            Data::concat(&[Self::front_key(key), source.into()].concat())
         };
-        let (protocol, port) = (Field::Proto(protocol.number()), Field::Port(*port));
-        let key = |range: IpNet| {
-            let length = Field::Mark(range.prefix_len().into());
-            Data::concat(&[Field::ip(*ip), protocol, port, length, Field::ip(range.network())])
-        };
-        ranges.admitted(Some(*ip)).map(key).collect()
+        (admitted, ranges.admitted(key.address()).map(element).collect())
     }
 
     /// The class of a set, as an element.

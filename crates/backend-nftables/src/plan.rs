@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use portolan_netlink::nft::{Batch, Element, ElementData, Name, Op, Set};
+use portolan_netlink::nft::{Batch, Element, ElementData, Name, Op, Script, Set};
 
 use crate::layout::Class;
 
@@ -143,7 +143,7 @@ impl Plan {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.pack(usize::MAX).iter().try_for_each(|batch| batch.fmt(f))
+        Script(&self.pack(usize::MAX)).fmt(f)
     }
 }
 

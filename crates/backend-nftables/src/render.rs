@@ -34,11 +34,12 @@ impl Ruleset {
         for (key, front) in &table.fronts {
             let (map, element) = layout.front(key, front);
             ruleset.add(map, element);
-            if let Some(guarded) = layout.guarded(key, front) {
-                ruleset.add(&layout.guarded, guarded);
+            if let Some((set, guarded)) = layout.guarded(key, front) {
+                ruleset.add(set, guarded);
             }
-            for admitted in layout.admitted(key, front) {
-                ruleset.add(&layout.admitted, Element::new(admitted));
+            let (set, admitted) = layout.admitted(key, front);
+            for admitted in admitted {
+                ruleset.add(set, Element::new(admitted));
             }
         }
         for (id, set) in &table.sets {

@@ -23,10 +23,13 @@
 //! has; and what still finds nothing is dropped, never let through with a Service's address on it and
 //! never refused. TCP sends again what was dropped.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use ipnet::IpNet;
-use portolan_model::{Family, LocalDetector, NodePortAddresses, Settings, SourceClass};
+use ipnet::{IpNet, Ipv4Net};
+use portolan_model::{
+    Family, LocalDetector, LocalhostNodePorts, NodePortAddresses, Settings, SourceClass,
+};
 use portolan_netlink::nft::{
     BaseChain, BitwiseOp, Chain, ChainKind, ChainRef, CtKey, Data, DynsetOp, Expr, FibFlags,
     FibResult, Field, Hook, MetaKey, Name, PayloadBase, Policy, Reg, RejectKind, Rule, Verdict,
@@ -36,10 +39,15 @@ use portolan_netlink::nft::{
 use crate::layout::{Class, Lane, Layout, class_name, masquerade_flag};
 
 /// The chain that drops packets of sources which are not admitted, and returns for others.
-const ADMIT_CHAIN: &str = "admit";
+fn admit_chain(lane: Lane) -> &'static str {
+    if lane.is_of_node_ports() { "admit-at-node" } else { "admit" }
+}
+
 /// The chain that refuses.
 pub(crate) const REFUSE_CHAIN: &str = "refuse";
 
+/// The addresses of a node that nobody else may use.
+const LOOPBACK: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8));
 /// Bit of `ct state new` (`NF_CT_STATE_BIT(IP_CT_NEW)`).
 const CT_STATE_NEW: u32 = 1 << 3;
 /// `RTN_LOCAL`, a result of `fib type`.
@@ -67,7 +75,8 @@ pub(crate) struct ChainRules {
 pub(crate) fn fixed(layout: &Layout, settings: &Settings) -> Vec<ChainRules> {
     let detect_prerouting = detect(layout, &settings.local_detector, Hook::Prerouting);
     let detect_output = detect(layout, &settings.local_detector, Hook::Output);
-    let mut chains = vec![refuse(layout), admit(layout, settings)];
+    let mut chains = vec![refuse(layout)];
+    chains.extend([Lane::Services, Lane::NodePorts].map(|lane| admit(layout, settings, lane)));
     for class in SourceClass::ALL {
         chains.push(check(layout, settings, class));
         chains.extend(from(layout, settings, class));
@@ -83,6 +92,9 @@ pub(crate) fn fixed(layout: &Layout, settings: &Settings) -> Vec<ChainRules> {
             _ => ("from", priority::DSTNAT),
         };
         let mut chain = base(layout, name, kind, hook, priority);
+        if kind == ChainKind::Filter && hook == Hook::Prerouting {
+            martians(layout, settings).into_iter().for_each(|rule| chain.push(rule));
+        }
         if kind == ChainKind::Filter {
             chain.push(accept_unless_new());
         }
@@ -226,16 +238,17 @@ fn refuse(layout: &Layout) -> ChainRules {
 
 /// Looks the source of a packet to a guarded front up, by each prefix length that any range has: no
 /// search through ranges, and no cost for fronts without.
-fn admit(layout: &Layout, settings: &Settings) -> ChainRules {
-    let mut chain = regular(layout, ADMIT_CHAIN);
+fn admit(layout: &Layout, settings: &Settings, lane: Lane) -> ChainRules {
+    let mut chain = regular(layout, admit_chain(lane));
+    let [_, admitted] = layout.guards(lane);
     for prefix in &settings.source_prefixes {
-        let next = address_registers(layout.family) + 2;
+        let next = key_registers(layout, lane);
         let (length, source) = (Reg::at(next), Reg::at(next + 1));
-        let mut rule = key(layout, Lane::Services);
+        let mut rule = key(layout, lane);
         rule.push(Expr::immediate(Field::Mark((*prefix).into()), length));
         rule.push(Expr::saddr(layout.table.family, source));
         rule.push(masked(layout, source, *prefix));
-        rule.push(Expr::is_in(layout.admitted.name.clone(), Reg::R0));
+        rule.push(Expr::is_in(admitted.name.clone(), Reg::R0));
         rule.push(Expr::Verdict(Verdict::Return));
         chain.push(rule);
     }
@@ -247,14 +260,19 @@ fn admit(layout: &Layout, settings: &Settings) -> ChainRules {
 /// front.
 fn check(layout: &Layout, settings: &Settings, class: SourceClass) -> ChainRules {
     let mut chain = regular(layout, &format!("check-{}", class_name(class)));
-    let mut guarded = key(layout, Lane::Services);
-    guarded.push(Expr::is_in(layout.guarded.name.clone(), Reg::R0));
-    guarded.push(Expr::Verdict(Verdict::Jump(ADMIT_CHAIN.into())));
-    chain.push(guarded);
     for lane in Lane::of(class) {
-        let guard = guard(layout, settings, lane);
-        let refusal = Expr::vmap(layout.refusals.name.clone(), set_register(lane));
-        chain.push([guard, front(layout, lane), vec![refusal]].concat());
+        let [guarded, _] = layout.guards(lane);
+        for here in places(layout, settings, lane, class) {
+            let mut rule = key(layout, lane);
+            rule.push(Expr::is_in(guarded.name.clone(), Reg::R0));
+            rule.extend(here);
+            rule.push(Expr::Verdict(Verdict::Jump(admit_chain(lane).into())));
+            chain.push(rule);
+        }
+        for here in places(layout, settings, lane, class) {
+            let refusal = Expr::vmap(layout.refusals.name.clone(), set_register(lane));
+            chain.push([here, front(layout, lane), vec![refusal]].concat());
+        }
         if !lane.is_of_node_ports() {
             chain.push([known(layout, lane), vec![Expr::Verdict(Verdict::Accept)]].concat());
         }
@@ -284,9 +302,10 @@ fn from(layout: &Layout, settings: &Settings, class: SourceClass) -> [ChainRules
         Expr::is_in(layout.cluster_ips.name.clone(), Reg::R0),
         Expr::Verdict(Verdict::Drop),
     ]);
-    let mut here = guard(layout, settings, node_ports);
-    here.push(goto(at_node.chain.name.as_str()));
-    chain.push(here);
+    for mut here in places(layout, settings, node_ports, class) {
+        here.push(goto(at_node.chain.name.as_str()));
+        chain.push(here);
+    }
     rewrite(layout, &mut at_node, node_ports, class);
     [chain, at_node]
 }
@@ -349,8 +368,41 @@ fn mark(layout: &Layout, lane: Lane, class: SourceClass) -> Vec<Expr> {
     exprs
 }
 
-/// What must hold before a front of that lane is looked up.
-fn guard(layout: &Layout, settings: &Settings, lane: Lane) -> Vec<Expr> {
+/// What must hold before a front of that lane is looked up, one of them.
+fn places(layout: &Layout, settings: &Settings, lane: Lane, class: SourceClass) -> Vec<Vec<Expr>> {
+    let mut places = vec![place(layout, settings, lane)];
+    if lane.is_of_node_ports() && class == SourceClass::Node {
+        places
+            .extend(localhost(layout, settings).map(|range| within(layout, daddr(layout), &range)));
+    }
+    places
+}
+
+/// The loopback addresses at which node ports answer.
+fn localhost(layout: &Layout, settings: &Settings) -> Option<IpNet> {
+    let answers = settings.localhost_node_ports == LocalhostNodePorts::On;
+    (answers && layout.family == Family::Ipv4).then_some(LOOPBACK)
+}
+
+/// What the kernel drops by itself unless `route_localnet` is set, as it must be for node ports at
+/// loopback addresses: others who claim such an address, or ask for one (CVE-2020-8558).
+fn martians(layout: &Layout, settings: &Settings) -> Vec<Vec<Expr>> {
+    let Some(range) = localhost(layout, settings) else { return Vec::new() };
+    let mut lo = [0; 16];
+    lo[..2].copy_from_slice(b"lo");
+    let from_elsewhere =
+        || vec![Expr::meta(MetaKey::IifName, Reg::R0), Expr::neq(Reg::R0, Data::new(&lo))];
+    let table = layout.table.family;
+    let ends = [Expr::saddr(table, Reg::R0), Expr::daddr(table, Reg::R0)];
+    let rule = |end| {
+        let drop = vec![Expr::Verdict(Verdict::Drop)];
+        [within(layout, end, &range), from_elsewhere(), drop].concat()
+    };
+    ends.into_iter().map(rule).collect()
+}
+
+/// What must hold before a front of that lane is looked up, loopback addresses left out.
+fn place(layout: &Layout, settings: &Settings, lane: Lane) -> Vec<Expr> {
     match &settings.node_port_addresses {
         _ if !lane.is_of_node_ports() => Vec::new(),
         NodePortAddresses::Only(_) => {
@@ -401,6 +453,14 @@ fn key(layout: &Layout, lane: Lane) -> Vec<Expr> {
     };
     let rest = [Expr::l4proto(Reg::at(next)), Expr::dport(Reg::at(next + 1))];
     address.into_iter().chain(rest).collect()
+}
+
+/// How many registers that takes.
+fn key_registers(layout: &Layout, lane: Lane) -> u8 {
+    match lane.is_of_node_ports() {
+        true => 2,
+        false => address_registers(layout.family) + 2,
+    }
 }
 
 fn address_registers(family: Family) -> u8 {

@@ -39,3 +39,4 @@ pub use object::{
     BaseChain, Chain, ChainKind, ChainRef, Element, ElementData, Family, Handle, Hook, Name,
     Policy, Rule, Set, SetData, SetFlags, SetRef, Table, TableRef, Verdict, priority,
 };
+pub use text::Script;

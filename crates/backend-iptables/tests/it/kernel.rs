@@ -127,6 +127,7 @@ impl Stack {
             restore: format!("/usr/sbin/{name}-{variant}-restore").into(),
             save: format!("/usr/sbin/{name}-{variant}-save").into(),
             limit: Duration::from_secs(60),
+            limit_per_line: Duration::ZERO,
         }
     }
 }

@@ -27,7 +27,7 @@ fn started(body: &str, limit: Duration) -> Result<(), IptablesError> {
     let at = tempfile::tempdir().unwrap();
     let save = script(at.path(), "save", "exit 0");
     let restore = script(at.path(), "restore", body);
-    let programs = Programs { restore, save, limit };
+    let programs = Programs { restore, save, limit, limit_per_line: Duration::ZERO };
     let table = ForwardingTable::new(Family::Ipv4, Settings::default());
     Iptables::with_programs(Options::default(), programs).start(&table).map(drop)
 }
@@ -67,6 +67,7 @@ fn a_missing_program_is_named() {
         restore: "/nowhere/iptables-restore".into(),
         save: "/nowhere/iptables-save".into(),
         limit: AMPLE,
+        limit_per_line: Duration::ZERO,
     };
     let table = ForwardingTable::new(Family::Ipv4, Settings::default());
     let mut backend = Iptables::with_programs(Options::default(), programs);

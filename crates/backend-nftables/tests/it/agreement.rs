@@ -53,13 +53,70 @@ const PLACES: [Place; 2] = [
     },
 ];
 
+/// How a node's proxy is set up.
+#[derive(Debug, Clone)]
+struct Setup {
+    masquerade_all: MasqueradeAll,
+    detector: Detector,
+    localhost: LocalhostNodePorts,
+    ranges_hold: SourceRangesHold,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Detector {
+    None,
+    Cidr,
+    Cidrs,
+    Bridge,
+    Prefix,
+}
+
+const USUAL: Setup = Setup {
+    masquerade_all: MasqueradeAll::OffClusterOnly,
+    detector: Detector::Cidr,
+    localhost: LocalhostNodePorts::Off,
+    ranges_hold: SourceRangesHold::AtLoadBalancerIps,
+};
+
+fn setup() -> impl Strategy<Value = Setup> {
+    use Detector::{Bridge, Cidr, Cidrs, None, Prefix};
+    let detector = select(&[None, Cidr, Cidrs, Bridge, Prefix][..]);
+    (detector, any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
+        |(detector, all, localhost, ranges)| Setup {
+            masquerade_all: match all {
+                true => MasqueradeAll::Always,
+                false => MasqueradeAll::OffClusterOnly,
+            },
+            detector,
+            localhost: match localhost {
+                true => LocalhostNodePorts::On,
+                false => LocalhostNodePorts::Off,
+            },
+            ranges_hold: match ranges {
+                true => SourceRangesHold::AtNodePortsToo,
+                false => SourceRangesHold::AtLoadBalancerIps,
+            },
+        },
+    )
+}
+
 impl Place {
-    fn model(&self) -> Model {
+    fn model(&self, setup: &Setup) -> Model {
+        let pods = || self.pod_range.parse().unwrap();
         let config = Config {
             node_name: "node-0".into(),
-            masquerade_all: MasqueradeAll::OffClusterOnly,
-            local_detector: LocalDetector::Cidrs(vec![self.pod_range.parse().unwrap()]),
-            ..Config::default()
+            masquerade_all: setup.masquerade_all,
+            local_detector: match setup.detector {
+                Detector::None => LocalDetector::None,
+                Detector::Cidr => LocalDetector::Cidrs(vec![pods()]),
+                Detector::Cidrs => {
+                    LocalDetector::Cidrs(vec![pods(), self.ranges[1].parse().unwrap()])
+                }
+                Detector::Bridge => LocalDetector::Bridge("cbr0".into()),
+                Detector::Prefix => LocalDetector::InterfacePrefix("veth".into()),
+            },
+            localhost_node_ports: setup.localhost,
+            source_ranges_hold: setup.ranges_hold,
         };
         let mut model = Model::new(self.family, config);
         model.apply(Event::Node(Node { zone: None, addresses: [ip(self.node)].into() }));
@@ -86,13 +143,27 @@ impl Place {
             .collect();
         let tcp = |port| Some(Transport { protocol: Protocol::Tcp, port });
         let udp = |port| Some(Transport { protocol: Protocol::Udp, port });
-        let transports =
-            [tcp(80), tcp(81), tcp(9), udp(80), tcp(30000), tcp(30001), udp(30000), None];
+        let sctp = |port| Some(Transport { protocol: Protocol::Sctp, port });
+        let transports = [
+            tcp(80),
+            tcp(81),
+            tcp(9),
+            udp(80),
+            sctp(80),
+            tcp(30000),
+            tcp(30001),
+            udp(30000),
+            sctp(30001),
+            None,
+        ];
         let mut packets = Vec::new();
         for source in sources.map(|address| ip(address)) {
-            let arrival = match source == ip(self.node) {
-                true => Arrival::SentHere,
-                false => Arrival::Interface("eth0".into()),
+            let pods: ipnet::IpNet = self.pod_range.parse().unwrap();
+            let arrival = match source {
+                source if source == ip(self.node) => Arrival::SentHere,
+                source if pods.contains(&source) => Arrival::Interface("veth17".into()),
+                source if source == ip(self.clients[2]) => Arrival::Interface("cbr0".into()),
+                _ => Arrival::Interface("eth0".into()),
             };
             for destination in &destinations {
                 for transport in transports {
@@ -100,6 +171,19 @@ impl Place {
                     packets.push(Packet { source, destination, transport, arrival });
                 }
             }
+        }
+        // A process of this node that asks at the loopback address.
+        let loopback = match self.family {
+            Family::Ipv4 => ip("127.0.0.1"),
+            Family::Ipv6 => ip("::1"),
+        };
+        for transport in transports {
+            packets.push(Packet {
+                source: loopback,
+                destination: loopback,
+                transport,
+                arrival: Arrival::SentHere,
+            });
         }
         packets
     }
@@ -126,7 +210,7 @@ enum Happening {
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
-    let protocol = select(&[Protocol::Tcp, Protocol::Udp][..]);
+    let protocol = select(&[Protocol::Tcp, Protocol::Tcp, Protocol::Udp, Protocol::Sctp][..]);
     let node_port = proptest::option::of(30000..30002u16);
     let policy = || select(&[TrafficPolicy::Cluster, TrafficPolicy::Local][..]);
     let service = (0..3usize, vec((protocol, 80..82u16, node_port), 1..3))
@@ -271,11 +355,12 @@ proptest! {
     #[test]
     fn rules_agree_with_the_walk_after_any_changes(
         v6: bool,
+        setup in setup(),
         steps in vec(step(), 1..8),
     ) {
         let place = &PLACES[usize::from(v6)];
         let packets = place.packets();
-        let mut model = place.model();
+        let mut model = place.model(&setup);
         let mut planner = Planner::new(place.family, Options::default());
         model.flush();
         let mut machine = Machine::default();
@@ -341,11 +426,12 @@ proptest! {
     fn a_packet_between_two_generations_gets_what_one_of_them_gives_or_nothing(
         v6: bool,
         small: bool,
+        setup in setup(),
         steps in vec(step(), 2..5),
     ) {
         let place = &PLACES[usize::from(v6)];
         let packets = place.packets();
-        let mut model = place.model();
+        let mut model = place.model(&setup);
         let mut planner = Planner::new(place.family, Options::default());
         let mut machine = Machine::default();
         let first = planner.full(flushed_table(&mut model));
@@ -401,7 +487,7 @@ fn flushed_table(model: &mut Model) -> &ForwardingTable {
 fn the_number_of_rules_depends_on_the_sizes_of_sets_alone() {
     let place = &PLACES[0];
     let rules = |services: u16, sizes: &[usize]| {
-        let mut model = place.model();
+        let mut model = place.model(&USUAL);
         for number in 0..services {
             let [high, low] = number.to_be_bytes();
             let mut service = crate::objects::service(

@@ -99,7 +99,7 @@ impl Namespace {
     }
 
     /// Answers every connection with `name source-address`, on TCP and UDP, until the process ends.
-    fn serve(&self, name: &str, address: IpAddr, tcp: u16, udp: u16) {
+    pub(crate) fn serve(&self, name: &str, address: IpAddr, tcp: u16, udp: u16) {
         let (listener, socket) = self.run(|| {
             let listener = TcpListener::bind(SocketAddr::new(address, tcp)).unwrap();
             (listener, UdpSocket::bind(SocketAddr::new(address, udp)).unwrap())
@@ -120,6 +120,22 @@ impl Namespace {
             while let Ok((_, peer)) = socket.recv_from(&mut buffer) {
                 let _ = socket.send_to(format!("{answer} {}", peer.ip()).as_bytes(), peer);
             }
+        });
+    }
+
+    /// Makes this namespace send packets to a loopback address away, by a gateway.
+    pub(crate) fn takes_for_remote(&self, address: &str, gateway: &str) {
+        self.run(|| {
+            sysctl::write("net/ipv4/conf/all/route_localnet", 1).unwrap();
+            let ip = |arguments: &[&str]| {
+                let done = std::process::Command::new("ip").args(arguments).output().unwrap();
+                assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+            };
+            // Above all others there is a rule for the local table, where lo has these addresses.
+            ip(&["rule", "add", "pref", "1", "lookup", "local"]);
+            ip(&["rule", "add", "pref", "0", "to", address, "lookup", "100"]);
+            ip(&["rule", "del", "pref", "0", "lookup", "local"]);
+            ip(&["route", "add", address, "via", gateway, "table", "100"]);
         });
     }
 

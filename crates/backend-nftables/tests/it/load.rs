@@ -10,7 +10,7 @@ use std::time::Duration;
 use portolan_backend_nftables::{Nftables, Options};
 use portolan_model::{
     Backend, Config, Drift, Event, Family, IpMode, LoadBalancerIngress, LocalDetector,
-    MasqueradeAll, Model, NodePortAddresses, SessionAffinity,
+    LocalhostNodePorts, MasqueradeAll, Model, NodePortAddresses, SessionAffinity, SourceRangesHold,
 };
 use portolan_netlink::nft::{self, Batch, Op, Socket, TableRef};
 
@@ -295,7 +295,8 @@ fn every_kind_of_rule_reads_back_as_it_was_written() {
                     node_name: NODE.into(),
                     masquerade_all: MasqueradeAll::Always,
                     local_detector: detector.clone(),
-                    ..Config::default()
+                    localhost_node_ports: LocalhostNodePorts::On,
+                    source_ranges_hold: SourceRangesHold::AtNodePortsToo,
                 };
                 let mut model = Model::new(family, config);
                 let mut service = service("dual", "10.96.0.10", Some(30080));

@@ -4,7 +4,6 @@
 #[cfg(test)]
 mod agreement;
 #[cfg(test)]
-mod golden;
 #[cfg(test)]
 mod lab;
 #[cfg(test)]

@@ -90,7 +90,12 @@ impl Stack {
 
     /// A model of node-1 in this cluster.
     pub(crate) fn model(&self) -> Model {
-        let config = Config {
+        self.model_with(|_| {})
+    }
+
+    /// The same with a proxy that is set up otherwise.
+    pub(crate) fn model_with(&self, change: impl FnOnce(&mut Config)) -> Model {
+        let mut config = Config {
             node_name: NODE.into(),
             masquerade_all: MasqueradeAll::OffClusterOnly,
             local_detector: LocalDetector::Cidrs(
@@ -98,6 +103,7 @@ impl Stack {
             ),
             ..Config::default()
         };
+        change(&mut config);
         let mut model = Model::new(self.family, config);
         let addresses: BTreeSet<_> = STACKS.map(|stack| ip(stack.node)).into();
         model.apply(Event::Node(Node { zone: None, addresses: addresses.clone() }));

@@ -1,24 +1,80 @@
-//! What clients on pods, the node and outside get through the rules.
+//! What clients on pods, the node and outside get through the rules, of either backend.
 
 use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::Duration;
 
+use portolan_backend_iptables::Iptables;
 use portolan_backend_nftables::{Nftables, Options};
 use portolan_model::{
-    Backend, Event, IpMode, LoadBalancerIngress, Model, Service, SessionAffinity, TrafficPolicy,
+    Backend, Event, IpMode, LoadBalancerIngress, LocalhostNodePorts, Model, Service,
+    SessionAffinity, SourceRangesHold, TrafficPolicy,
 };
+use portolan_netlink::sysctl;
 
 use crate::lab::{Lab, Namespace, Outcome, answer, with_namespaces};
 use crate::objects::{NODE, STACKS, Stack, at, flushed, ip, service, slice};
 
+/// The backends that must carry the same traffic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Nftables,
+    Iptables,
+}
+
+const MODES: [Mode; 2] = [Mode::Nftables, Mode::Iptables];
+
+/// One of them.
+enum Rules {
+    Nftables(Nftables),
+    Iptables(Iptables),
+}
+
+impl Rules {
+    fn start(&mut self, model: &Model) {
+        match self {
+            Self::Nftables(nftables) => drop(nftables.start(model.table()).unwrap()),
+            Self::Iptables(iptables) => drop(iptables.start(model.table()).unwrap()),
+        }
+    }
+
+    /// Brings the lab's node to what the model says now.
+    fn follow(&mut self, lab: &Lab, model: &mut Model) {
+        let delta = model.flush();
+        lab.node.run(|| match self {
+            Self::Nftables(nftables) => drop(nftables.apply(model.table(), &delta).unwrap()),
+            Self::Iptables(iptables) => drop(iptables.apply(model.table(), &delta).unwrap()),
+        });
+    }
+
+    fn cleanup(&mut self, lab: &Lab) {
+        lab.node.run(|| match self {
+            Self::Nftables(nftables) => nftables.cleanup().unwrap(),
+            Self::Iptables(iptables) => iptables.cleanup().unwrap(),
+        });
+    }
+}
+
+/// Runs a test in a lab of its own for each backend.
+fn in_each_mode(test: &str, pods: u8, body: impl Fn(Mode, &Lab) + Send + 'static) {
+    with_namespaces(&format!("traffic::{test}"), move || {
+        for mode in MODES {
+            println!("{mode:?}");
+            body(mode, &Lab::new(pods));
+        }
+    });
+}
+
 /// The lab's node with the rules of a model, beside those of the other family.
-fn programmed(lab: &Lab, model: &Model) -> Nftables {
+fn programmed(mode: Mode, lab: &Lab, model: &Model) -> Rules {
     let family = model.table().family;
     lab.node.run(|| {
-        let mut backend = Nftables::open(family, Options::default()).unwrap();
-        backend.start(model.table()).unwrap();
-        backend
+        let mut rules = match mode {
+            Mode::Nftables => Rules::Nftables(Nftables::open(family, Options::default()).unwrap()),
+            Mode::Iptables => Rules::Iptables(Iptables::new(family, Default::default())),
+        };
+        rules.start(model);
+        rules
     })
 }
 
@@ -46,9 +102,8 @@ fn nginx(stack: &Stack) -> Model {
 
 #[test]
 fn both_backends_answer_at_the_cluster_ip_and_the_node_port() {
-    with_namespaces("traffic::both_backends_answer_at_the_cluster_ip_and_the_node_port", || {
-        let lab = Lab::new(3);
-        STACKS.iter().for_each(|stack| drop(programmed(&lab, &nginx(stack))));
+    in_each_mode("both_backends_answer_at_the_cluster_ip_and_the_node_port", 3, |mode, lab| {
+        STACKS.iter().for_each(|stack| drop(programmed(mode, lab, &nginx(stack))));
         for stack in &STACKS {
             let pod = stack.pod(3);
             let from: [(&Namespace, &str, &str); 3] = [
@@ -75,8 +130,7 @@ fn both_backends_answer_at_the_cluster_ip_and_the_node_port() {
 #[test]
 fn a_dual_stack_service_answers_in_both_families_and_a_cleared_one_leaves_the_other() {
     let test = "a_dual_stack_service_answers_in_both_families_and_a_cleared_one_leaves_the_other";
-    with_namespaces(&format!("traffic::{test}"), || {
-        let lab = Lab::new(2);
+    in_each_mode(test, 2, |mode, lab| {
         let [four, six] = &STACKS;
         let mut backends = STACKS.map(|stack| {
             let mut model = stack.model();
@@ -84,14 +138,14 @@ fn a_dual_stack_service_answers_in_both_families_and_a_cleared_one_leaves_the_ot
             dual.cluster_ips.push(ip(&six.service(20)));
             model.apply(Event::Service(dual));
             model.apply(slice("dual", &[(&four.pod(1), NODE), (&six.pod(2), NODE)]));
-            programmed(&lab, &flushed(model))
+            programmed(mode, lab, &flushed(model))
         });
         let expected = [(four, answer("pod-1", four.node)), (six, answer("pod-2", six.node))];
         for (stack, answer) in &expected {
             assert_eq!(lab.client.get(&at(&stack.service(20), 80)), *answer);
             assert_eq!(lab.client.get(&at(stack.node, 30090)), *answer);
         }
-        backends[1].cleanup().unwrap();
+        backends[1].cleanup(lab);
         assert_eq!(lab.client.get(&at(&four.service(20), 80)), expected[0].1);
         assert_ne!(lab.client.get(&at(six.node, 30090)), expected[1].1);
     });
@@ -107,7 +161,7 @@ fn nft_lists_the_table() {
             let mut model = nginx(stack);
             model.apply(Event::Service(sticky(stack, 10_800)));
             model.apply(slice("sticky", &[(&stack.pod(1), NODE), (&stack.pod(2), "node-2")]));
-            programmed(&lab, &flushed(model));
+            programmed(Mode::Nftables, &lab, &flushed(model));
         }
         let listed = lab.node.run(|| Command::new("nft").args(["list", "ruleset"]).output());
         let Ok(listed) = listed else {
@@ -137,14 +191,13 @@ fn nft_lists_the_table() {
 
 #[test]
 fn an_endpoint_reaches_itself_through_its_service() {
-    with_namespaces("traffic::an_endpoint_reaches_itself_through_its_service", || {
-        let lab = Lab::new(2);
+    in_each_mode("an_endpoint_reaches_itself_through_its_service", 2, |mode, lab| {
         for stack in &STACKS {
             let (cluster_ip, one, two) = (stack.service(11), stack.pod(1), stack.pod(2));
             let mut model = stack.model();
             model.apply(Event::Service(service("self", &cluster_ip, Some(30081))));
             model.apply(slice("self", &[(&one, NODE)]));
-            programmed(&lab, &flushed(model));
+            programmed(mode, lab, &flushed(model));
             let itself = answer("pod-1", stack.node);
             assert_eq!(lab.pods[0].get(&at(&cluster_ip, 80)), itself);
             assert_eq!(lab.pods[0].ask(&at(&cluster_ip, 53)), itself);
@@ -180,14 +233,13 @@ fn the_one(times: usize, get: impl FnMut() -> Outcome) -> Outcome {
 
 #[test]
 fn a_client_keeps_its_endpoint_through_changes_and_restarts() {
-    with_namespaces("traffic::a_client_keeps_its_endpoint_through_changes_and_restarts", || {
-        let lab = Lab::new(4);
+    in_each_mode("a_client_keeps_its_endpoint_through_changes_and_restarts", 4, |mode, lab| {
         for stack in &STACKS {
             let mut model = stack.model();
             model.apply(Event::Service(sticky(stack, 10_800)));
             model.apply(at_pods(stack, &[1, 2, 3]));
             model.flush();
-            let mut backend = programmed(&lab, &model);
+            let mut backend = programmed(mode, lab, &model);
             let (ip, node_port) = (at(&stack.service(15), 80), at(stack.node, 30085));
             let udp = at(&stack.service(15), 53);
             // The chance that one of thirty connections of three clients goes elsewhere by itself is
@@ -205,15 +257,14 @@ fn a_client_keeps_its_endpoint_through_changes_and_restarts() {
             let name = text.split(' ').next().unwrap();
             let kept: u8 = name.strip_prefix("pod-").unwrap().parse().unwrap();
             let others: Vec<u8> = [1, 2, 3].into_iter().filter(|pod| *pod != kept).collect();
-            let apply = |model: &mut Model, backend: &mut Nftables, event| {
+            let apply = |model: &mut Model, backend: &mut Rules, event| {
                 model.apply(event);
-                let delta = model.flush();
-                backend.apply(model.table(), &delta).unwrap();
+                backend.follow(lab, model);
             };
             apply(&mut model, &mut backend, at_pods(stack, &[kept, others[0]]));
             assert_eq!(the_one(20, || lab.client.get(&ip)), here);
             drop(backend);
-            let mut backend = programmed(&lab, &model);
+            let mut backend = programmed(mode, lab, &model);
             assert_eq!(the_one(20, || lab.client.get(&ip)), here);
 
             // Its own is gone: another one at once, and that one from then on.
@@ -228,13 +279,12 @@ fn a_client_keeps_its_endpoint_through_changes_and_restarts() {
 
 #[test]
 fn a_client_that_was_silent_for_long_enough_chooses_anew() {
-    with_namespaces("traffic::a_client_that_was_silent_for_long_enough_chooses_anew", || {
-        let lab = Lab::new(3);
+    in_each_mode("a_client_that_was_silent_for_long_enough_chooses_anew", 3, |mode, lab| {
         let [stack, _] = &STACKS;
         let mut model = stack.model();
         model.apply(Event::Service(sticky(stack, 2)));
         model.apply(at_pods(stack, &[1, 2, 3]));
-        programmed(&lab, &flushed(model));
+        programmed(mode, lab, &flushed(model));
         let ip = at(&stack.service(15), 80);
         // The time begins anew with each connection: five of them over more than the timeout.
         let first = lab.client.get(&ip);
@@ -254,14 +304,13 @@ fn a_client_that_was_silent_for_long_enough_chooses_anew() {
 /// Forty in a row: the kernel sends one ICMP error a second to a client after the first few.
 #[test]
 fn a_service_without_endpoints_refuses_at_once() {
-    with_namespaces("traffic::a_service_without_endpoints_refuses_at_once", || {
-        let lab = Lab::new(1);
+    in_each_mode("a_service_without_endpoints_refuses_at_once", 1, |mode, lab| {
         for stack in &STACKS {
             let cluster_ip = stack.service(12);
             lab.watch_for_escapes(&cluster_ip);
             let mut model = stack.model();
             model.apply(Event::Service(service("empty", &cluster_ip, Some(30082))));
-            programmed(&lab, &flushed(model));
+            programmed(mode, lab, &flushed(model));
             for namespace in [&lab.pods[0], &lab.node, &lab.client] {
                 let counts = count(40, || namespace.get(&at(&cluster_ip, 80)));
                 assert!(counts.keys().eq([&Outcome::Refused]), "{counts:?}");
@@ -284,7 +333,7 @@ fn an_undefined_port_refuses_and_an_unallocated_cluster_ip_is_silent() {
                 let (cluster_ip, unallocated) = (stack.service(10), stack.service(99));
                 lab.watch_for_escapes(&cluster_ip);
                 lab.watch_for_escapes(&unallocated);
-                programmed(&lab, &nginx(stack));
+                programmed(Mode::Nftables, &lab, &nginx(stack));
                 for namespace in [&lab.pods[2], &lab.node, &lab.client] {
                     assert_eq!(namespace.get(&at(&cluster_ip, 81)), Outcome::Refused);
                     assert_eq!(namespace.get(&at(&unallocated, 80)), Outcome::Silence);
@@ -296,8 +345,7 @@ fn an_undefined_port_refuses_and_an_unallocated_cluster_ip_is_silent() {
 
 #[test]
 fn external_policy_local_binds_only_who_comes_from_outside() {
-    with_namespaces("traffic::external_policy_local_binds_only_who_comes_from_outside", || {
-        let lab = Lab::new(3);
+    in_each_mode("external_policy_local_binds_only_who_comes_from_outside", 3, |mode, lab| {
         for stack in &STACKS {
             let [one, two, three] = [1, 2, 3].map(|number| stack.pod(number));
             let mut model = stack.model();
@@ -306,7 +354,7 @@ fn external_policy_local_binds_only_who_comes_from_outside() {
             model.apply(Event::Service(local));
             model.apply(slice("local", &[(&one, NODE), (&two, "node-2")]));
             model.flush();
-            let mut backend = programmed(&lab, &model);
+            let mut backend = programmed(mode, lab, &model);
             let port = at(stack.node, 30083);
             for _ in 0..20 {
                 assert_eq!(lab.client.get(&port), answer("pod-1", stack.client));
@@ -315,8 +363,7 @@ fn external_policy_local_binds_only_who_comes_from_outside() {
             assert_both_answer(&count(40, || lab.node.get(&port)), stack.node);
 
             model.apply(slice("local", &[(&two, "node-2")]));
-            let delta = model.flush();
-            backend.apply(model.table(), &delta).unwrap();
+            backend.follow(lab, &mut model);
             assert_eq!(lab.client.get(&port), Outcome::Silence);
             assert_eq!(lab.pods[2].get(&port), answer("pod-2", &three));
             assert_eq!(lab.node.get(&port), answer("pod-2", stack.node));
@@ -326,21 +373,20 @@ fn external_policy_local_binds_only_who_comes_from_outside() {
 
 #[test]
 fn source_ranges_admit_only_who_is_within_them() {
-    with_namespaces("traffic::source_ranges_admit_only_who_is_within_them", || {
-        let lab = Lab::new(2);
+    in_each_mode("source_ranges_admit_only_who_is_within_them", 2, |mode, lab| {
         for stack in &STACKS {
             let (cluster_ip, address) = (stack.service(14), stack.service(99));
             lab.watch_for_escapes(&address);
             let mut model = stack.model();
             let mut balanced = service("balanced", &cluster_ip, None);
-            let mode = IpMode::Vip;
-            balanced.load_balancer_ingress = vec![LoadBalancerIngress { ip: ip(&address), mode }];
+            let vip = LoadBalancerIngress { ip: ip(&address), mode: IpMode::Vip };
+            balanced.load_balancer_ingress = vec![vip];
             let pod = ip(&stack.pod(2)).into();
             balanced.load_balancer_source_ranges = vec![stack.around_client.parse().unwrap(), pod];
             model.apply(Event::Service(balanced.clone()));
             model.apply(slice("balanced", &[(&stack.pod(1), NODE)]));
             model.flush();
-            let mut backend = programmed(&lab, &model);
+            let mut backend = programmed(mode, lab, &model);
             let at_balancer = |namespace: &Namespace| namespace.get(&at(&address, 80));
             let admitted = answer("pod-1", stack.node);
             assert_eq!(at_balancer(&lab.client), admitted);
@@ -352,10 +398,73 @@ fn source_ranges_admit_only_who_is_within_them() {
 
             balanced.load_balancer_source_ranges = vec![stack.around_node.parse().unwrap()];
             model.apply(Event::Service(balanced));
-            let delta = model.flush();
-            backend.apply(model.table(), &delta).unwrap();
+            backend.follow(lab, &mut model);
             assert_eq!(at_balancer(&lab.client), Outcome::Silence);
             assert_eq!(at_balancer(&lab.node), admitted);
         }
+    });
+}
+
+/// Whether they may use a load balancer holds at its node port, too, where that is asked for.
+#[test]
+fn source_ranges_hold_at_node_ports_where_that_is_asked_for() {
+    in_each_mode("source_ranges_hold_at_node_ports_where_that_is_asked_for", 2, |mode, lab| {
+        for stack in &STACKS {
+            let source_ranges_hold = SourceRangesHold::AtNodePortsToo;
+            let mut model =
+                stack.model_with(|config| config.source_ranges_hold = source_ranges_hold);
+            let mut balanced = service("balanced", &stack.service(14), Some(30084));
+            balanced.load_balancer_source_ranges = vec![stack.around_client.parse().unwrap()];
+            model.apply(Event::Service(balanced.clone()));
+            model.apply(slice("balanced", &[(&stack.pod(1), NODE)]));
+            model.flush();
+            let mut backend = programmed(mode, lab, &model);
+            let port = at(stack.node, 30084);
+            let admitted = answer("pod-1", stack.node);
+            assert_eq!(lab.client.get(&port), admitted);
+            assert_eq!(lab.pods[1].get(&port), Outcome::Silence);
+            assert_eq!(lab.node.get(&port), Outcome::Silence);
+            assert_eq!(
+                lab.pods[1].get(&at(&stack.service(14), 80)),
+                answer("pod-1", &stack.pod(2))
+            );
+
+            balanced.load_balancer_source_ranges = vec![stack.around_node.parse().unwrap()];
+            model.apply(Event::Service(balanced));
+            backend.follow(lab, &mut model);
+            assert_eq!(lab.client.get(&port), Outcome::Silence);
+            assert_eq!(lab.node.get(&port), admitted);
+        }
+    });
+}
+
+/// At 127.0.0.1 the node's own processes are answered and nobody else is (CVE-2020-8558), even where
+/// the kernel lets such packets in.
+#[test]
+fn node_ports_answer_at_localhost_for_the_node_alone() {
+    in_each_mode("node_ports_answer_at_localhost_for_the_node_alone", 2, |mode, lab| {
+        let [stack, _] = &STACKS;
+        lab.node.run(|| sysctl::write("net/ipv4/conf/all/route_localnet", 1)).unwrap();
+        // A process of the node's own that nobody else should reach.
+        lab.node.serve("private", ip("127.0.0.1"), 9090, 9090);
+        let localhost = LocalhostNodePorts::On;
+        let mut model = stack.model_with(|config| config.localhost_node_ports = localhost);
+        let mut nginx = service("nginx", &stack.service(10), Some(30080));
+        nginx.external_traffic_policy = TrafficPolicy::Local;
+        model.apply(Event::Service(nginx));
+        model.apply(slice("nginx", &[(&stack.pod(1), NODE)]));
+        model.flush();
+        let mut backend = programmed(mode, lab, &model);
+        let by_node = answer("pod-1", stack.node);
+        assert_eq!(lab.node.get("127.0.0.1:30080"), by_node);
+        assert_eq!(lab.node.ask("127.0.0.1:30080"), by_node);
+        assert_eq!(lab.node.get("127.0.0.1:9090"), answer("private", "127.0.0.1"));
+        lab.client.takes_for_remote("127.0.0.1", stack.node);
+        assert_eq!(lab.client.get("127.0.0.1:9090"), Outcome::Silence);
+        assert_eq!(lab.client.get("127.0.0.1:30080"), Outcome::Silence);
+        // Without endpoints it refuses, as elsewhere.
+        model.apply(slice("nginx", &[]));
+        backend.follow(lab, &mut model);
+        assert_eq!(lab.node.get("127.0.0.1:30080"), Outcome::Refused);
     });
 }

@@ -20,11 +20,20 @@ use super::object::{
 /// The types of sets by table and name, so that a rule's text knows how long a key is.
 type SetTypes<'a> = HashMap<(&'a TableRef, &'a str), &'a Set>;
 
+/// Batches one after the other: what one of them says of a set is known to the others.
+#[derive(Debug, Clone, Copy)]
+pub struct Script<'a>(pub &'a [Batch]);
+
 impl fmt::Display for Batch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sets: SetTypes<'_> = self
-            .ops
-            .iter()
+        Script(std::slice::from_ref(self)).fmt(f)
+    }
+}
+
+impl fmt::Display for Script<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ops = || self.0.iter().flat_map(|batch| &batch.ops);
+        let sets: SetTypes<'_> = ops()
             .filter_map(|op| match op {
                 Op::AddSet(set)
                 | Op::CreateSet(set)
@@ -34,7 +43,7 @@ impl fmt::Display for Batch {
                 _ => None,
             })
             .collect();
-        self.ops.iter().try_for_each(|op| {
+        ops().try_for_each(|op| {
             write_op(f, op, &sets)?;
             f.write_str("\n")
         })

@@ -15,8 +15,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use crate::fixture::{
-    Fixture, NODE, PODS, ask, in_mode, in_namespace, iptables_save, server, table, until,
-    until_answer,
+    Fixture, NODE, PODS, ask, in_each_mode, in_mode, in_namespace, iptables_save, server, table,
+    until, until_answer,
 };
 
 /// A server that sends back what it gets; its address.
@@ -181,14 +181,14 @@ fn flushed_iptables_rules_come_back_with_an_event_and_a_metric() {
 }
 
 #[test]
-fn node_ports_answer_at_localhost_unless_they_are_told_not_to() {
-    let test = "node_ports_answer_at_localhost_unless_they_are_told_not_to";
-    in_mode("iptables", test, async |api| {
+fn node_ports_answer_at_localhost_where_they_are_told_to() {
+    in_each_mode("node_ports_answer_at_localhost_where_they_are_told_to", async |api| {
         let one = server(PODS[0], "one").await;
         let spec = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30080}]});
         api.service("web", spec).await;
         api.endpoints("web", "TCP", &[one]).await;
-        let proxy = api.proxy();
+        let gate = "featureGates: {KubeProxyNFTablesLocalhostNodePorts: true}\n";
+        let proxy = api.proxy_with(gate);
         until_answer((NODE, 30080), "one").await;
         until_answer((Ipv4Addr::LOCALHOST, 30080), "one").await;
         proxy.stop().await;

@@ -9,5 +9,6 @@ mod diff;
 mod golden;
 mod kernel;
 mod live;
+mod plans;
 mod properties;
 mod random;

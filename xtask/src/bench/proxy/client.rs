@@ -64,17 +64,26 @@ impl Probe {
     /// Connects until the Service answers, or refuses.
     pub async fn until(&self, is_answered: bool, limit: Duration) -> Result<()> {
         let begun = Instant::now();
-        while self.is_answered().await != is_answered {
+        while self.ask().await != Some(is_answered) {
             ensure!(begun.elapsed() < limit, "no change seen within {limit:?}");
             tokio::time::sleep(Duration::from_micros(200)).await;
         }
         Ok(())
     }
 
-    /// Whether a connection is accepted; one that gets no answer within a moment is not.
+    /// Whether a connection is accepted.
     pub async fn is_answered(&self) -> bool {
+        self.ask().await == Some(true)
+    }
+
+    /// Whether a connection is accepted or refused; nothing when neither comes within a moment.
+    async fn ask(&self) -> Option<bool> {
         let connected = timeout(Duration::from_millis(20), TcpStream::connect(self.address)).await;
-        matches!(connected, Ok(Ok(_)))
+        match connected.ok()? {
+            Ok(_) => Some(true),
+            Err(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => Some(false),
+            Err(_) => None,
+        }
     }
 }
 
