@@ -45,6 +45,9 @@ impl NftablesError {
 /// How often the rules are read again when somebody else changes them meanwhile.
 const TRIES: usize = 5;
 
+/// How much of a first sync is planned at once, in bytes of netlink messages.
+const PART_BYTES: usize = 1 << 20;
+
 /// Makes plans for one family, without a kernel.
 #[derive(Debug, Clone)]
 pub struct Planner {
@@ -61,7 +64,9 @@ impl Planner {
 
     /// What makes an empty kernel hold this table.
     pub fn full(&self, table: &ForwardingTable) -> Plan {
-        self.between(&Ruleset::default(), table).expect("nothing stands in the way of anything")
+        let mut plan = Plan { classes: classes(table), ..Plan::default() };
+        diff::first(&self.layout, table).for_each(|step| plan.push(step));
+        plan
     }
 
     /// What makes a kernel that holds the table before `delta` hold `table`, the one after it.
@@ -125,17 +130,42 @@ impl Nftables {
     /// Reads what the kernel holds and changes what differs.
     fn converge(&mut self, table: &ForwardingTable) -> Result<Applied, NftablesError> {
         let present = self.read()?;
-        let plan = match self.planner.between(&present, table) {
-            Some(plan) => plan,
-            None => {
-                let name = &self.planner.layout.table;
-                tracing::warn!(table = %name, "another version's table is there; making it anew");
-                self.cleanup()?;
-                self.planner.full(table)
-            }
-        };
         self.planner.classes.clear();
-        self.carry_out(&plan)
+        if present == Ruleset::default() {
+            return self.make(table);
+        }
+        if let Some(plan) = self.planner.between(&present, table) {
+            return self.carry_out(&plan);
+        }
+        let name = &self.planner.layout.table;
+        tracing::warn!(table = %name, "another version's table is there; making it anew");
+        self.cleanup()?;
+        self.make(table)
+    }
+
+    /// Makes a table that is not there, a part at a time: all of it at once would take many times the
+    /// memory that it is kept in.
+    fn make(&mut self, table: &ForwardingTable) -> Result<Applied, NftablesError> {
+        let layout = self.planner.layout.clone();
+        let (mut part, mut bytes) = (Plan::default(), 0);
+        let mut done = Applied::default();
+        let mut carry_out = |part: &mut Plan| {
+            let applied = self.carry_out(&std::mem::take(part))?;
+            done.commits += applied.commits;
+            done.operations += applied.operations;
+            Ok(())
+        };
+        for step in diff::first(&layout, table) {
+            bytes += step.encoded_len();
+            part.push(step);
+            if bytes >= PART_BYTES {
+                carry_out(&mut part)?;
+                bytes = 0;
+            }
+        }
+        carry_out(&mut part)?;
+        self.planner.classes = classes(table);
+        Ok(done)
     }
 
     /// What would make the kernel hold this table; empty when it does. Changes nothing. For a table of

@@ -18,7 +18,7 @@ use portolan_netlink::nft::{
 
 use crate::layout::{Class, Lane, Layout};
 use crate::plan::{Cut, Plan, Step};
-use crate::render::{Content, Ruleset, node_port_addresses};
+use crate::render::{Content, Ruleset, classes, node_port_addresses};
 use crate::rules::{self, ChainRules};
 
 /// Kinds of elements in the order in which they lean on each other.
@@ -129,6 +129,39 @@ pub(crate) fn between(layout: &Layout, old: &Ruleset, new: &Ruleset) -> Plan {
     stages.into_plan(&mut plan, entry_rules(layout, old, new));
     plan.push(leftovers(layout, old, new));
     plan
+}
+
+/// What makes a kernel without our table hold this one, step by step, so that nobody needs all of it at
+/// once. The rules that packets come through first are written last: before, there are none.
+pub(crate) fn first<'a>(
+    layout: &'a Layout,
+    table: &'a ForwardingTable,
+) -> impl Iterator<Item = Step> + 'a {
+    let (empty, skeleton) =
+        (Ruleset::default(), Ruleset::skeleton(layout, &table.settings, &classes(table)));
+    let head = [schema(layout, &empty, &skeleton), balancing(layout, &empty, &skeleton)];
+    let last = entry_rules(layout, &empty, &skeleton);
+    let add = |set: &Arc<Set>, element| {
+        let mut step = Step::default();
+        step.replace(set, None, Some(element));
+        step
+    };
+    let sets = table.sets.iter().map(|(id, set)| {
+        set_step(layout, *id, &Change { before: None, after: Some(Arc::clone(set)) })
+    });
+    let hairpins = table.hairpins.iter();
+    let hairpins = hairpins.map(move |ip| add(&layout.hairpins, layout.hairpin(*ip)));
+    let fronts = table.fronts.iter().map(|(key, front)| {
+        let mut step = guards(layout, key, None, Some(front));
+        step.append(replace(layout, key, None, Some(front)));
+        step
+    });
+    let cluster_ips = table.cluster_ips.iter();
+    let cluster_ips = cluster_ips.map(move |ip| add(&layout.cluster_ips, layout.address(*ip)));
+    let at_node = node_port_addresses(layout, &table.settings).into_iter();
+    let at_node = at_node.map(move |element| add(&layout.node_port_addresses, element));
+    let elements = sets.chain(hairpins).chain(fronts).chain(cluster_ips).chain(at_node);
+    head.into_iter().chain(elements).chain([last])
 }
 
 /// The steps of a delta, whose cost is in proportion to it. `classes` are those for which the

@@ -82,7 +82,7 @@ impl Step {
     }
 
     /// At most so many bytes as a message, without the header of a message full of elements.
-    fn encoded_len(&self) -> usize {
+    pub(crate) fn encoded_len(&self) -> usize {
         let ops = self.make.iter().chain(&self.finish).map(Op::encoded_len).sum::<usize>();
         let elements = self.remove.iter().chain(&self.add);
         ops + elements.map(|(_, element)| element_len(element)).sum::<usize>()

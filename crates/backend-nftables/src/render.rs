@@ -24,13 +24,36 @@ pub(crate) struct Content {
 }
 
 impl Ruleset {
-    /// What the kernel should hold for a forwarding table.
-    pub(crate) fn render(layout: &Layout, table: &ForwardingTable) -> Self {
+    /// What the kernel should hold for a table of these settings, whose sets are of these classes, but
+    /// for what fronts, sets and addresses there are.
+    pub(crate) fn skeleton(
+        layout: &Layout,
+        settings: &Settings,
+        classes: &BTreeSet<Class>,
+    ) -> Self {
         let mut ruleset = Self::default();
         for set in layout.sets() {
             let content = Content { set: set.clone(), elements: BTreeMap::new() };
             ruleset.sets.insert(set.name.clone(), content);
         }
+        for element in layout.refusal_elements() {
+            ruleset.add(&layout.refusals, element);
+        }
+        for class in classes {
+            for (lane, map) in &layout.by_size {
+                ruleset.add(map, layout.class(*lane, *class));
+                ruleset.chain(rules::balance(layout, *lane, *class));
+            }
+        }
+        for chain in rules::fixed(layout, settings) {
+            ruleset.chain(chain);
+        }
+        ruleset
+    }
+
+    /// What the kernel should hold for a forwarding table.
+    pub(crate) fn render(layout: &Layout, table: &ForwardingTable) -> Self {
+        let mut ruleset = Self::skeleton(layout, &table.settings, &classes(table));
         for (key, front) in &table.fronts {
             let (map, element) = layout.front(key, front);
             ruleset.add(map, element);
@@ -60,18 +83,6 @@ impl Ruleset {
         }
         for address in &table.hairpins {
             ruleset.add(&layout.hairpins, layout.hairpin(*address));
-        }
-        for element in layout.refusal_elements() {
-            ruleset.add(&layout.refusals, element);
-        }
-        for class in classes(table) {
-            for (lane, map) in &layout.by_size {
-                ruleset.add(map, layout.class(*lane, class));
-                ruleset.chain(rules::balance(layout, *lane, class));
-            }
-        }
-        for chain in rules::fixed(layout, &table.settings) {
-            ruleset.chain(chain);
         }
         ruleset
     }

@@ -6,11 +6,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 
 use crate::ServicePortName;
+use crate::few::Few;
 use crate::table::{Scope, SetId};
 
 /// For each key the claims on it; the least owner's value holds.
 #[derive(Debug, Clone)]
-pub(crate) struct Claims<K, O, V>(BTreeMap<K, BTreeMap<O, V>>);
+pub(crate) struct Claims<K, O, V>(BTreeMap<K, Few<O, V>>);
 
 impl<K, O, V> Default for Claims<K, O, V> {
     fn default() -> Self {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use crate::claims::{Claims, SetIds, SetKey};
 use crate::delta::{Change, note};
 use crate::endpoints::Selected;
+use crate::few::Few;
 use crate::input::{EndpointSlice, LocalhostNodePorts, Service, SessionAffinity};
 use crate::service::{Contribution, Owner, Surroundings, contribute};
 use crate::table::{EndpointSet, FrontKey, HealthCheck, Settings};
@@ -40,13 +41,13 @@ pub struct Model {
 #[derive(Debug, Clone, Default)]
 struct State {
     service: Option<Service>,
-    slices: BTreeMap<NamespacedName, EndpointSlice>,
-    fronts: BTreeSet<(FrontKey, Owner)>,
-    sets: BTreeSet<SetKey>,
-    cluster_ips: BTreeSet<IpAddr>,
-    hairpins: BTreeSet<IpAddr>,
+    slices: Few<NamespacedName, EndpointSlice>,
+    fronts: Few<(FrontKey, Owner)>,
+    sets: Few<SetKey>,
+    cluster_ips: Few<IpAddr>,
+    hairpins: Few<IpAddr>,
     health_check: Option<NodePort>,
-    source_prefixes: BTreeSet<u8>,
+    source_prefixes: Few<u8>,
 }
 
 impl Model {
@@ -85,7 +86,7 @@ impl Model {
     /// The fronts that a Service claims, whether it has them or another one does. Costs as much as
     /// there are.
     pub fn fronts_of(&self, service: &NamespacedName) -> impl Iterator<Item = FrontKey> {
-        let claims = self.services.get(service).into_iter().flat_map(|state| &state.fronts);
+        let claims = self.services.get(service).into_iter().flat_map(|state| state.fronts.keys());
         claims.map(|(key, _)| *key)
     }
 
@@ -93,6 +94,12 @@ impl Model {
     pub fn apply(&mut self, event: Event) {
         let family = self.table.family;
         match event {
+            // One without an address of this family contributes nothing.
+            Event::Service(service)
+                if !service.cluster_ips.iter().any(|ip| Family::of(*ip) == family) =>
+            {
+                self.drop_service(service.name);
+            }
             Event::Service(service) => {
                 let state = self.services.entry(service.name.clone()).or_default();
                 if state.service.as_ref() != Some(&service) {
@@ -100,12 +107,7 @@ impl Model {
                     state.service = Some(service);
                 }
             }
-            Event::ServiceDeleted(name) => {
-                if let Some(state) = self.services.get_mut(&name) {
-                    state.service = None;
-                    self.touched.insert(name);
-                }
-            }
+            Event::ServiceDeleted(name) => self.drop_service(name),
             Event::EndpointSlice(slice) => self.put_slice(slice),
             Event::EndpointSliceDeleted(name) => self.drop_slice(&name),
             Event::Node(node) => self.put_node(node),
@@ -136,7 +138,18 @@ impl Model {
         delta
     }
 
+    fn drop_service(&mut self, name: NamespacedName) {
+        if let Some(state) = self.services.get_mut(&name) {
+            state.service = None;
+            self.touched.insert(name);
+        }
+    }
+
     fn put_slice(&mut self, slice: EndpointSlice) {
+        // One without an endpoint of this family is as good as none.
+        if !slice.endpoints.iter().any(|end| Family::of(end.address) == self.table.family) {
+            return self.drop_slice(&slice.name);
+        }
         let service =
             NamespacedName { namespace: slice.name.namespace.clone(), name: slice.service.clone() };
         if self.slices.get(&slice.name).is_some_and(|before| *before != service) {
@@ -211,7 +224,7 @@ impl Model {
         delta: &mut Delta,
     ) {
         let old = std::mem::replace(&mut state.sets, new.keys().cloned().collect());
-        for key in old.difference(&state.sets) {
+        for key in old.missing_in(&state.sets) {
             let id = self.set_ids.allocate(key);
             note(&mut delta.sets, id, self.table.sets.get(&id).cloned(), None);
             self.set_ids.release(key);
@@ -256,7 +269,7 @@ impl Model {
         delta: &mut Delta,
     ) {
         let old = std::mem::replace(&mut state.fronts, new.keys().cloned().collect());
-        let gone = old.difference(&state.fronts).cloned().map(|claim| (claim, None));
+        let gone = old.missing_in(&state.fronts).cloned().map(|claim| (claim, None));
         let here = new.into_iter().map(|(claim, front)| (claim, Some(front)));
         for ((key, owner), front) in gone.chain(here) {
             let (before, after) = self.fronts.set(&key, owner, front);
@@ -269,15 +282,16 @@ impl Model {
 fn settle<K: Ord + Clone + Hash>(
     claims: &mut Claims<K, NamespacedName, ()>,
     owner: &NamespacedName,
-    old: &mut BTreeSet<K>,
+    old: &mut Few<K>,
     new: BTreeSet<K>,
     changes: &mut BTreeMap<K, Change<()>>,
 ) {
-    let old = std::mem::replace(old, new.clone());
-    let gone = old.difference(&new).map(|key| (key, None));
-    let come = new.difference(&old).map(|key| (key, Some(())));
+    let new: Few<K> = new.into_iter().collect();
+    let gone = old.missing_in(&new).map(|key| (key, None));
+    let come = new.missing_in(old).map(|key| (key, Some(())));
     for (key, claim) in gone.chain(come) {
         let (before, after) = claims.set(key, owner.clone(), claim);
         note(changes, key.clone(), before, after);
     }
+    *old = new;
 }

@@ -13,6 +13,7 @@ mod claims;
 mod delta;
 mod endpoints;
 mod engine;
+mod few;
 mod input;
 mod name;
 mod profile;
