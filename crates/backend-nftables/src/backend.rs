@@ -46,7 +46,7 @@ impl NftablesError {
 const TRIES: usize = 5;
 
 /// How much of a first sync is planned at once, in bytes of netlink messages.
-const PART_BYTES: usize = 1 << 20;
+const PART_BYTES: usize = 1 << 18;
 
 /// Makes plans for one family, without a kernel.
 #[derive(Debug, Clone)]

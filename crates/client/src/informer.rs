@@ -70,34 +70,44 @@ impl Config {
     }
 }
 
-/// Follows the objects of one kind until it is dropped.
+/// Follows the objects of one kind until it is dropped, and hands on of each what is wanted.
 #[derive(Debug)]
-pub struct Informer<K> {
-    shared: Arc<Shared<K>>,
+pub struct Informer<T> {
+    shared: Arc<Shared<T>>,
     task: JoinHandle<()>,
 }
 
-impl<K> Drop for Informer<K> {
+impl<T> Drop for Informer<T> {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-impl<K> Informer<K>
-where
-    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
-{
-    /// Starts following. Needs a tokio runtime.
+impl<T: Send + 'static> Informer<T> {
+    /// Starts following whole objects. Needs a tokio runtime.
     #[must_use]
-    pub fn start(api: Api<K>, config: Config) -> Self {
+    pub fn start(api: Api<T>, config: Config) -> Self
+    where
+        T: Resource + Clone + DeserializeOwned + Debug,
+    {
+        Self::of(api, config, |object| object)
+    }
+
+    /// Starts following objects of which no more than `part` is kept, from the moment they are read.
+    /// Needs a tokio runtime.
+    #[must_use]
+    pub fn of<K>(api: Api<K>, config: Config, part: fn(K) -> T) -> Self
+    where
+        K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    {
         let shared = Arc::new(Shared::new());
-        let follower = Follower { api, config, shared: Arc::clone(&shared) };
+        let follower = Follower { api, config, part, shared: Arc::clone(&shared) };
         Self { shared, task: tokio::spawn(follower.run()) }
     }
 
     /// Waits until something changed, or until the first list is complete, and takes it all.
     /// Cancelling loses nothing.
-    pub async fn changes(&self) -> Changes<K> {
+    pub async fn changes(&self) -> Changes<T> {
         loop {
             if let Some(changes) = self.shared.take() {
                 return changes;
@@ -108,7 +118,7 @@ where
 
     /// Takes what is pending, if anything is.
     #[must_use]
-    pub fn take(&self) -> Option<Changes<K>> {
+    pub fn take(&self) -> Option<Changes<T>> {
         self.shared.take()
     }
 
@@ -127,15 +137,17 @@ enum Next {
     List,
 }
 
-struct Follower<K> {
+struct Follower<K, T> {
     api: Api<K>,
     config: Config,
-    shared: Arc<Shared<K>>,
+    part: fn(K) -> T,
+    shared: Arc<Shared<T>>,
 }
 
-impl<K> Follower<K>
+impl<K, T> Follower<K, T>
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    T: Send + 'static,
 {
     async fn run(self) {
         let mut wait = self.config.backoff.start();
@@ -185,7 +197,7 @@ where
                 .await
                 .map_err(|_| kube::Error::Service("no answer to a list within 30 s".into()))??;
             for object in page.items {
-                self.shared.listed(&mut round, object);
+                self.shared.listed(&mut round, object, self.part);
             }
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => params.continue_token = Some(token),
@@ -231,7 +243,7 @@ where
             match event {
                 Ok(Some(Ok(WatchEvent::Added(object) | WatchEvent::Modified(object)))) => {
                     seen(&mut version, &object);
-                    self.shared.put(object);
+                    self.shared.put(object, self.part);
                 }
                 Ok(Some(Ok(WatchEvent::Deleted(object)))) => {
                     seen(&mut version, &object);

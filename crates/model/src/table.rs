@@ -451,6 +451,7 @@ impl Slots {
             }
         }
         slots.extend(fresh);
+        slots.shrink_to_fit();
         Self(slots)
     }
 }

@@ -140,11 +140,14 @@ pub struct Args {
 pub struct Options {
     /// The flags.
     pub args: Args,
+    /// The words of the command line that they were read from, for /flagz.
+    pub words: Vec<String>,
 }
 
 impl From<Args> for Options {
     fn from(args: Args) -> Self {
-        Self { args }
+        let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
+        Self { args, words: words.collect() }
     }
 }
 
@@ -164,7 +167,9 @@ impl Options {
     pub fn parse(
         words: impl IntoIterator<Item = impl Into<OsString> + Clone>,
     ) -> Result<Self, clap::Error> {
-        CommandLine::try_parse_from(words).map(|line| line.args.into())
+        let words: Vec<OsString> = words.into_iter().map(Into::into).collect();
+        let text = words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+        CommandLine::try_parse_from(words).map(|line| Self { args: line.args, words: text })
     }
 }
 

@@ -40,7 +40,7 @@ pub fn service(object: &core::Service) -> Option<Service> {
     }
     let single = spec.cluster_ip.as_slice();
     let ips = spec.cluster_ips.as_deref().filter(|ips| !ips.is_empty()).unwrap_or(single);
-    let cluster_ips: Vec<IpAddr> = ips.iter().filter_map(|ip| ip.parse().ok()).collect();
+    let cluster_ips: Vec<IpAddr> = exactly(ips.iter().filter_map(|ip| ip.parse().ok()));
     if cluster_ips.is_empty() {
         return None;
     }
@@ -109,6 +109,13 @@ pub fn service_cidrs(object: &networking::ServiceCIDR) -> Vec<IpNet> {
     cidrs.filter_map(|cidr| cidr.parse().ok()).collect()
 }
 
+/// In no more memory than they take: there are many of them, and they are kept.
+fn exactly<T>(items: impl Iterator<Item = T>) -> Vec<T> {
+    let mut items: Vec<T> = items.collect();
+    items.shrink_to_fit();
+    items
+}
+
 /// An EndpointSlice; none when it has no Service, or names hosts in the place of addresses.
 #[must_use]
 pub fn endpoint_slice(object: &discovery::EndpointSlice) -> Option<EndpointSlice> {
@@ -119,8 +126,8 @@ pub fn endpoint_slice(object: &discovery::EndpointSlice) -> Option<EndpointSlice
     Some(EndpointSlice {
         name: name(&object.metadata.namespace, &object.metadata.name),
         service: service.as_str().into(),
-        ports: object.ports.iter().flatten().filter_map(endpoint_port).collect(),
-        endpoints: object.endpoints.iter().flatten().filter_map(endpoint).collect(),
+        ports: exactly(object.ports.iter().flatten().filter_map(endpoint_port)),
+        endpoints: exactly(object.endpoints.iter().flatten().filter_map(endpoint)),
     })
 }
 

@@ -24,7 +24,9 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::api::networking::v1 as networking;
 use portolan_client::informer::{Change, Changes, Informer, ObjectKey};
-use portolan_model::{Applied, Backend, Drift, Event, Family, NamespacedName};
+use portolan_model::{
+    Applied, Backend, Drift, EndpointSlice, Event, Family, NamespacedName, Service,
+};
 use portolan_netlink::nft::{Monitor, NftError, Touched};
 use tokio::task::JoinError;
 use tokio::time::{Instant, sleep_until};
@@ -55,10 +57,31 @@ const REST: u32 = 100;
 
 /// What is watched.
 pub(crate) struct Watches {
-    pub(crate) services: Informer<core::Service>,
-    pub(crate) slices: Informer<discovery::EndpointSlice>,
+    /// Nothing is a Service that has no part in the rules.
+    pub(crate) services: Informer<Option<Service>>,
+    pub(crate) slices: Informer<Slice>,
     pub(crate) node: Informer<core::Node>,
     pub(crate) service_cidrs: Informer<networking::ServiceCIDR>,
+}
+
+/// What a slice says to a proxy.
+pub(crate) struct Slice {
+    /// When what it tells of began.
+    trigger: Option<Timestamp>,
+    is_ipv6: bool,
+    /// Nothing is one that has no part in the rules.
+    content: Option<EndpointSlice>,
+}
+
+impl Slice {
+    /// What of an object matters; the rest need not be kept.
+    pub(crate) fn of(object: discovery::EndpointSlice) -> Self {
+        Self {
+            trigger: convert::trigger_time(&object),
+            is_ipv6: object.address_type == "IPv6",
+            content: convert::endpoint_slice(&object),
+        }
+    }
 }
 
 /// Which of the first lists are complete. ServiceCIDRs are not waited for: an older server has none.
@@ -202,12 +225,12 @@ where
         }
     }
 
-    fn services(&mut self, changes: Changes<core::Service>) {
+    fn services(&mut self, changes: Changes<Option<Service>>) {
         self.state.listed.services |= changes.is_listed;
         let count = changes.objects.len();
         for (key, change) in changes.objects {
             let service = match change {
-                Change::Put(object) => convert::service(&object),
+                Change::Put(service) => *service,
                 Change::Delete => None,
             };
             self.feed(&match service {
@@ -220,14 +243,14 @@ where
         }
     }
 
-    fn slices(&mut self, changes: Changes<discovery::EndpointSlice>) {
+    fn slices(&mut self, changes: Changes<Slice>) {
         self.state.listed.slices |= changes.is_listed;
         let count = changes.objects.len();
         for (key, change) in changes.objects {
-            let slice = match &change {
-                Change::Put(object) => {
-                    self.note_trigger(&key, object);
-                    convert::endpoint_slice(object)
+            let slice = match change {
+                Change::Put(slice) => {
+                    self.note_trigger(&key, &slice);
+                    slice.content
                 }
                 Change::Delete => {
                     self.state.triggers.remove(&key);
@@ -245,14 +268,14 @@ where
     }
 
     /// Latencies are measured of changes that began while this proxy ran, each once.
-    fn note_trigger(&mut self, key: &ObjectKey, object: &discovery::EndpointSlice) {
-        let Some(time) = convert::trigger_time(object).filter(|t| *t >= self.state.started) else {
+    fn note_trigger(&mut self, key: &ObjectKey, slice: &Slice) {
+        let Some(time) = slice.trigger.filter(|t| *t >= self.state.started) else {
             return;
         };
         if self.state.triggers.insert(key.clone(), time) == Some(time) {
             return;
         }
-        let family = if object.address_type == "IPv6" { Family::Ipv6 } else { Family::Ipv4 };
+        let family = if slice.is_ipv6 { Family::Ipv6 } else { Family::Ipv4 };
         for turn in self.state.turns.iter_mut().filter(|turn| turn.family == family) {
             turn.waiting.triggers.push(time);
         }
@@ -396,7 +419,11 @@ where
     }
 
     fn report(&mut self, report: Report<B::Error>) {
-        let Report { family, kind, took, result, stale, checks, size: (fronts, targets) } = report;
+        let Report { family, kind, took, result, stale, checks, size, without_local } = report;
+        let (fronts, targets) = size;
+        for (policy, count) in without_local {
+            self.pages.metrics.without_local(family, policy, count);
+        }
         if let Some(checks) = checks {
             self.checks.set(family, &checks);
         }
@@ -405,7 +432,11 @@ where
             let next = Instant::now() + self.period().max(took * REST);
             self.state.full_sync = self.state.full_sync.max(next);
         }
-        self.pages.metrics.synced(family, is_full, took, result.is_ok());
+        self.pages.metrics.synced(family, kind, took);
+        match &result {
+            Ok(_) => self.pages.metrics.carried_out(family),
+            Err(_) => self.pages.metrics.refused(family, kind, self.settings.mode),
+        }
         match result {
             Ok(Applied { commits, operations, drift }) => {
                 tracing::debug!(

@@ -133,6 +133,13 @@ impl Health {
         self.report(None).healthy
     }
 
+    /// The checks by name, and whether each passes.
+    #[must_use]
+    pub fn checks(&self) -> Vec<(String, bool)> {
+        let report = self.report(None);
+        report.status.into_iter().map(|(family, report)| (family, report.healthy)).collect()
+    }
+
     fn report(&self, node_eligible: Option<bool>) -> Report {
         let now = Timestamp::now();
         let inner = self.inner.lock();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -18,7 +18,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::health::Health;
+use crate::log;
 use crate::metrics::Metrics;
+use crate::zpages::{self, About};
+
+/// The longest body that any page takes, in bytes.
+const LONGEST_BODY: usize = 64;
+/// What Prometheus' text format is called.
+const PLAIN_METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// What the pages show.
 #[derive(Debug)]
@@ -31,6 +38,10 @@ pub struct Pages {
     pub mode: &'static str,
     /// The configuration with its defaults.
     pub configuration: serde_json::Value,
+    /// Whether profiles are asked for.
+    pub profiling: bool,
+    /// What does not change.
+    pub about: About,
 }
 
 /// Which pages an address has.
@@ -55,7 +66,7 @@ pub async fn serve(
 ) -> io::Result<SocketAddr> {
     let listener = TcpListener::bind(address).await?;
     let address = listener.local_addr()?;
-    let answer = Arc::new(move |request: &Request<Incoming>| page(request, site, &pages));
+    let answer = Arc::new(move |request: &Request<Bytes>| page(request, site, &pages));
     tasks.spawn(accept(listener, answer, tasks.clone(), stop));
     Ok(address)
 }
@@ -67,7 +78,7 @@ pub(crate) async fn accept<F>(
     tasks: TaskTracker,
     stop: CancellationToken,
 ) where
-    F: Fn(&Request<Incoming>) -> Response<Full<Bytes>> + Send + Sync + 'static,
+    F: Fn(&Request<Bytes>) -> Response<Full<Bytes>> + Send + Sync + 'static,
 {
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         let Ok((stream, _)) = accepted else {
@@ -77,9 +88,16 @@ pub(crate) async fn accept<F>(
         };
         let (answer, stop) = (Arc::clone(&answer), stop.clone());
         tasks.spawn(async move {
-            let answer = service_fn(|request| {
-                let response = answer(&request);
-                async move { Ok::<_, Infallible>(response) }
+            let answer = service_fn(|request: Request<Incoming>| {
+                let answer = &answer;
+                async move {
+                    let (head, body) = request.into_parts();
+                    let response = match Limited::new(body, LONGEST_BODY).collect().await {
+                        Ok(body) => answer(&Request::from_parts(head, body.to_bytes())),
+                        Err(_) => text(413, "the body is too long, or broken off\n".into()),
+                    };
+                    Ok::<_, Infallible>(response)
+                }
             });
             let connection = hyper::server::conn::http1::Builder::new()
                 .serve_connection(TokioIo::new(stream), answer);
@@ -89,11 +107,15 @@ pub(crate) async fn accept<F>(
     }
 }
 
-fn page(request: &Request<Incoming>, site: Site, pages: &Pages) -> Response<Full<Bytes>> {
+fn page(request: &Request<Bytes>, site: Site, pages: &Pages) -> Response<Full<Bytes>> {
+    let path = request.uri().path();
+    if (site, path) == (Site::Metrics, "/debug/flags/v") && *request.method() == Method::PUT {
+        return set_verbosity(request.body());
+    }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return text(405, "method not allowed\n".into());
     }
-    match (site, request.uri().path()) {
+    match (site, path) {
         (Site::Health, "/healthz") => {
             let report = pages.health.healthz();
             pages.metrics.healthz(report.code());
@@ -109,12 +131,42 @@ fn page(request: &Request<Incoming>, site: Site, pages: &Pages) -> Response<Full
         (Site::Metrics, "/configz") => {
             json(200, &serde_json::json!({ "kubeproxy.config.k8s.io": pages.configuration }))
         }
-        (Site::Metrics, "/metrics") => {
+        (Site::Metrics, "/metrics") if wants_open_metrics(request) => {
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            answer(200, kind, pages.metrics.text())
+            answer(200, kind, pages.metrics.open_metrics())
         }
+        (Site::Metrics, "/metrics") => answer(200, PLAIN_METRICS, pages.metrics.text()),
+        (Site::Metrics, "/metrics/slis") => {
+            answer(200, PLAIN_METRICS, zpages::slis(&pages.health.checks()))
+        }
+        (Site::Metrics, "/flagz") => text(200, zpages::flagz(&pages.about)),
+        (Site::Metrics, "/statusz") => {
+            text(200, zpages::statusz(&pages.about, jiff::Timestamp::now()))
+        }
+        (Site::Metrics, path) if path.starts_with("/debug/pprof") && pages.profiling => {
+            let why = "this proxy keeps no profiles; hint: perf record -p its process\n";
+            text(501, why.into())
+        }
+        (Site::Metrics, "/debug/flags") => text(200, "v: PUT how much is logged, 0 to 10\n".into()),
         _ => text(404, "404 page not found\n".into()),
     }
+}
+
+/// Takes a number over as how much is logged.
+fn set_verbosity(body: &Bytes) -> Response<Full<Bytes>> {
+    let number = std::str::from_utf8(body).ok().and_then(|text| text.trim().parse::<u8>().ok());
+    match number {
+        Some(verbosity) => {
+            log::set(verbosity);
+            text(200, format!("logging at verbosity {verbosity} from now on\n"))
+        }
+        None => text(400, "the body must be a number, how much is logged\n".into()),
+    }
+}
+
+fn wants_open_metrics(request: &Request<Bytes>) -> bool {
+    let accept = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    accept.is_some_and(|accept| accept.contains("application/openmetrics-text"))
 }
 
 fn text(code: u16, body: String) -> Response<Full<Bytes>> {

@@ -20,7 +20,9 @@ mod run;
 pub mod stale;
 pub mod sync;
 mod sysctls;
+pub mod tally;
 mod watch_file;
+pub mod zpages;
 
 pub use args::{Args, Options};
 pub use kernel::ModeError;

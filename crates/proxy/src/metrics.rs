@@ -1,5 +1,6 @@
 //! Metrics under upstream's names (pkg/proxy/metrics/metrics.go), and the few that are ours.
 
+use std::fmt::Write as _;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,7 +12,12 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use crate::config::Mode;
+use crate::sync::Kind;
+use crate::tally::Policy;
+
 type IpFamily = [(&'static str, &'static str); 1];
+type PolicyAndFamily = [(&'static str, &'static str); 2];
 type Seconds = Gauge<f64, AtomicU64>;
 type Durations = Labelled<IpFamily, Histogram, fn() -> Histogram>;
 
@@ -42,7 +48,10 @@ pub struct Metrics {
     endpoint_pending: Labelled<IpFamily, Gauge>,
     service_changes: Labelled<IpFamily, Counter>,
     service_pending: Labelled<IpFamily, Gauge>,
-    sync_failures: Labelled<IpFamily, Counter>,
+    nftables_failures: Labelled<IpFamily, Counter>,
+    restore_failures: Labelled<IpFamily, Counter>,
+    partial_restore_failures: Labelled<IpFamily, Counter>,
+    without_local: Labelled<PolicyAndFamily, Gauge>,
     repairs: Labelled<IpFamily, Counter>,
     conntrack_duration: Durations,
     conntrack_deleted: Labelled<IpFamily, Counter>,
@@ -81,7 +90,10 @@ impl Default for Metrics {
             endpoint_pending: Labelled::default(),
             service_changes: Labelled::default(),
             service_pending: Labelled::default(),
-            sync_failures: Labelled::default(),
+            nftables_failures: Labelled::default(),
+            restore_failures: Labelled::default(),
+            partial_restore_failures: Labelled::default(),
+            without_local: Labelled::default(),
             repairs: Labelled::default(),
             conntrack_duration: durations(),
             conntrack_deleted: Labelled::default(),
@@ -142,7 +154,22 @@ impl Default for Metrics {
         all.register(
             "sync_proxy_rules_nftables_sync_failures",
             "Cumulative proxy nftables sync failures",
-            this.sync_failures.clone(),
+            this.nftables_failures.clone(),
+        );
+        all.register(
+            "sync_proxy_rules_iptables_restore_failures",
+            "Cumulative proxy iptables restore failures",
+            this.restore_failures.clone(),
+        );
+        all.register(
+            "sync_proxy_rules_iptables_partial_restore_failures",
+            "Cumulative proxy iptables restore failures of a part of the rules",
+            this.partial_restore_failures.clone(),
+        );
+        all.register(
+            "sync_proxy_rules_no_local_endpoints_total",
+            "Service ports whose policy is Local and that have no endpoint on this node",
+            this.without_local.clone(),
         );
         all.register(
             "sync_proxy_rules_repairs",
@@ -172,16 +199,43 @@ impl Default for Metrics {
 
 impl Metrics {
     /// Notes a sync.
-    pub fn synced(&self, family: Family, is_full: bool, took: Duration, is_ok: bool) {
+    pub fn synced(&self, family: Family, kind: Kind, took: Duration) {
         let label = label(family);
         self.sync.get_or_create(&label).observe(took.as_secs_f64());
-        let of_kind = if is_full { &self.full_sync } else { &self.partial_sync };
+        let of_kind = match kind {
+            Kind::Full => &self.full_sync,
+            Kind::Partial => &self.partial_sync,
+        };
         of_kind.get_or_create(&label).observe(took.as_secs_f64());
-        if is_ok {
-            self.last_synced.get_or_create(&label).set(now());
-        } else {
-            self.sync_failures.get_or_create(&label).inc();
+    }
+
+    /// Notes that a sync was carried out.
+    pub fn carried_out(&self, family: Family) {
+        self.last_synced.get_or_create(&label(family)).set(now());
+    }
+
+    /// Notes that a sync was refused.
+    pub fn refused(&self, family: Family, kind: Kind, mode: Mode) {
+        let label = label(family);
+        match mode {
+            Mode::Nftables => {
+                self.nftables_failures.get_or_create(&label).inc();
+            }
+            Mode::Iptables | Mode::Ipvs => {
+                self.restore_failures.get_or_create(&label).inc();
+                if kind == Kind::Partial {
+                    self.partial_restore_failures.get_or_create(&label).inc();
+                }
+            }
         }
+    }
+
+    /// How many Service ports drop packets for want of an endpoint on this node.
+    pub fn without_local(&self, family: Family, policy: Policy, count: usize) {
+        let [of_family] = label(family);
+        let label = [of_family, ("traffic_policy", policy.name())];
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        self.without_local.get_or_create(&label).set(count);
     }
 
     /// Notes that rules were put right.
@@ -234,13 +288,41 @@ impl Metrics {
         self.sysctl_failures.inc();
     }
 
-    /// Everything, as OpenMetrics text.
+    /// Everything, as upstream answers: Prometheus' text format 0.0.4.
     #[must_use]
     pub fn text(&self) -> String {
+        plain(&self.open_metrics())
+    }
+
+    /// Everything, as OpenMetrics text.
+    #[must_use]
+    pub fn open_metrics(&self) -> String {
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("writing to a String does not fail");
         text
     }
+}
+
+/// The older text format (0.0.4), in which a counter's name has its end everywhere.
+fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut help = "";
+    for line in text.lines() {
+        if line.starts_with("# HELP ") {
+            help = line;
+        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap_or((rest, "untyped"));
+            let end = if kind == "counter" { "_total" } else { "" };
+            let about = help.strip_prefix("# HELP ").and_then(|help| help.split_once(' '));
+            if let Some((_, about)) = about.filter(|(of, _)| *of == name) {
+                let _ = writeln!(plain, "# HELP {name}{end} {about}");
+            }
+            let _ = writeln!(plain, "# TYPE {name}{end} {kind}");
+        } else if !line.starts_with('#') {
+            let _ = writeln!(plain, "{line}");
+        }
+    }
+    plain
 }
 
 #[cfg(test)]
@@ -248,17 +330,52 @@ mod tests {
     use super::*;
 
     #[test]
+    fn counters_are_named_alike_in_every_line_of_the_older_format() {
+        let metrics = Metrics::default();
+        metrics.healthz(200);
+        metrics.synced(Family::Ipv4, Kind::Full, Duration::from_millis(3));
+        metrics.without_local(Family::Ipv6, Policy::External, 3);
+        let text = metrics.text();
+        for line in [
+            "# HELP kubeproxy_proxy_healthz_total Cumulative answers of /healthz.",
+            "# TYPE kubeproxy_proxy_healthz_total counter",
+            "kubeproxy_proxy_healthz_total{code=\"200\"} 1",
+            "# TYPE kubeproxy_sync_proxy_rules_no_local_endpoints_total gauge",
+            "kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family=\"IPv6\",traffic_policy=\"external\"} 3",
+            "# TYPE kubeproxy_sync_proxy_rules_duration_seconds histogram",
+        ] {
+            assert!(text.lines().any(|other| other == line), "{line} in {text}");
+        }
+        assert!(!text.contains("EOF") && metrics.open_metrics().ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn failures_are_counted_by_mode() {
+        let metrics = Metrics::default();
+        metrics.refused(Family::Ipv4, Kind::Partial, Mode::Iptables);
+        metrics.refused(Family::Ipv4, Kind::Full, Mode::Iptables);
+        metrics.refused(Family::Ipv4, Kind::Full, Mode::Nftables);
+        let text = metrics.text();
+        for line in [
+            "kubeproxy_sync_proxy_rules_iptables_restore_failures_total{ip_family=\"IPv4\"} 2",
+            "kubeproxy_sync_proxy_rules_iptables_partial_restore_failures_total{ip_family=\"IPv4\"} 1",
+            "kubeproxy_sync_proxy_rules_nftables_sync_failures_total{ip_family=\"IPv4\"} 1",
+        ] {
+            assert!(text.contains(line), "{line} in {text}");
+        }
+    }
+
+    #[test]
     fn upstreams_names_are_there_with_their_labels() {
         let metrics = Metrics::default();
-        metrics.synced(Family::Ipv4, true, Duration::from_millis(3), true);
-        metrics.synced(Family::Ipv4, false, Duration::from_millis(3), false);
+        metrics.synced(Family::Ipv4, Kind::Full, Duration::from_millis(3));
+        metrics.synced(Family::Ipv4, Kind::Partial, Duration::from_millis(3));
         metrics.queued(Family::Ipv4, 2, 3);
         metrics.healthz(200);
         let text = metrics.text();
         for line in [
             "kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"} 2",
             "kubeproxy_sync_full_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"} 1",
-            "kubeproxy_sync_proxy_rules_nftables_sync_failures_total{ip_family=\"IPv4\"} 1",
             "kubeproxy_sync_proxy_rules_endpoint_changes_total{ip_family=\"IPv4\"} 3",
             "kubeproxy_proxy_healthz_total{code=\"200\"} 1",
         ] {

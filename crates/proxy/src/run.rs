@@ -22,7 +22,7 @@ use crate::cleaner::Cleaner;
 use crate::config::load::{LoadError, parse};
 use crate::config::types::KubeProxyConfiguration;
 use crate::config::{DetectLocal, Mode, Settings, SettingsError};
-use crate::daemon::{self, Daemon, State, Watches};
+use crate::daemon::{self, Daemon, Slice, State, Watches};
 use crate::events::Events;
 use crate::health::Health;
 use crate::health_checks::HealthChecks;
@@ -30,6 +30,7 @@ use crate::http::{Pages, Site, serve};
 use crate::kernel::{ModeError, Rules, has_iptables, monitor, remove_others};
 use crate::metrics::Metrics;
 use crate::sync::Syncer;
+use crate::zpages::{self, About};
 use crate::{convert, log, sysctls, watch_file};
 
 /// Services that another proxy serves.
@@ -104,7 +105,7 @@ pub enum ProxyError {
 /// What keeps it from starting, or going on. A server that cannot be reached, rules that are refused
 /// and kernel settings that cannot be written are no such things: they are logged and tried again.
 pub async fn run(options: Options) -> Result<ExitCode, ProxyError> {
-    let args = options.args;
+    let Options { args, words } = options;
     if args.version {
         say(&format!("Kubernetes {VERSION} (portolan {})", env!("CARGO_PKG_VERSION")));
         return Ok(ExitCode::SUCCESS);
@@ -129,7 +130,8 @@ pub async fn run(options: Options) -> Result<ExitCode, ProxyError> {
         return write_configuration(&configuration, path);
     }
     let host_name = host_name();
-    let settings = Settings::check(configuration, &host_name).map_err(ProxyError::Settings)?;
+    let mut settings = Settings::check(configuration, &host_name).map_err(ProxyError::Settings)?;
+    settings.flags = zpages::flags(&words);
     settings.without_effect().iter().for_each(|line| tracing::warn!("{line}"));
     if args.init_only == Some(true) {
         sysctls::apply(&settings, cores(), &Metrics::default());
@@ -169,7 +171,8 @@ impl File<'_> {
             });
             match loaded {
                 Ok((settings, _)) if settings.effective == before.effective => {}
-                Ok((settings, warnings)) => {
+                Ok((mut settings, warnings)) => {
+                    settings.flags.clone_from(&before.flags);
                     log::set(settings.verbosity);
                     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
                     settings.without_effect().iter().for_each(|line| tracing::warn!("{line}"));
@@ -324,6 +327,12 @@ pub async fn run_with(
         metrics: Metrics::default(),
         mode: settings.mode.name(),
         configuration: serde_json::to_value(&settings.effective).unwrap_or_default(),
+        profiling: settings.effective.enable_profiling,
+        about: About {
+            flags: settings.flags.clone(),
+            started: jiff::Timestamp::now(),
+            emulates: VERSION,
+        },
     });
     for (address, site) in [(settings.healthz, Site::Health), (settings.metrics, Site::Metrics)] {
         let Some(address) = address else { continue };
@@ -381,8 +390,8 @@ fn watches(client: &kube::Client, settings: &Settings) -> Watches {
     let services: Api<core::Service> = Api::all(client.clone());
     let slices: Api<discovery::EndpointSlice> = Api::all(client.clone());
     Watches {
-        services: Informer::start(services, config(NOT_OURS)),
-        slices: Informer::start(slices, config(&format!("{HEADLESS},{NOT_OURS}"))),
+        services: Informer::of(services, config(NOT_OURS), |object| convert::service(&object)),
+        slices: Informer::of(slices, config(&format!("{HEADLESS},{NOT_OURS}")), Slice::of),
         node: node_informer(client, settings),
         service_cidrs: Informer::start(Api::all(client.clone()), InformerConfig::default()),
     }

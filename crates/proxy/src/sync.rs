@@ -17,6 +17,7 @@ use portolan_model::{
 };
 
 use crate::stale::StaleUdp;
+use crate::tally::{Policy, Tally};
 
 /// Whether the kernel is known to hold the table as of the last flush.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +30,7 @@ struct Member<B> {
     model: Model,
     backend: B,
     held: Held,
+    tally: Tally,
 }
 
 /// How a family was synced.
@@ -57,6 +59,8 @@ pub struct Report<E> {
     pub checks: Option<Checks>,
     /// Fronts and targets in the table.
     pub size: (usize, usize),
+    /// How many Service ports drop packets for want of an endpoint on this node, by policy.
+    pub without_local: [(Policy, usize); 2],
 }
 
 /// What load balancers are told by one family.
@@ -80,6 +84,7 @@ impl<B: Backend> Syncer<B> {
             model: Model::new(family, config.clone()),
             backend,
             held: Held::Unknown,
+            tally: Tally::default(),
         };
         Self { members: families.into_iter().map(member).collect() }
     }
@@ -120,6 +125,7 @@ impl<B: Backend> Member<B> {
     fn sync(&mut self) -> Option<Report<B::Error>> {
         let began = Instant::now();
         let delta = self.model.flush();
+        self.tally.follow(&delta);
         let (kind, result) = match self.held {
             Held::Table if delta.is_empty() => return None,
             Held::Table => (Kind::Partial, self.backend.apply(self.model.table(), &delta)),
@@ -135,7 +141,8 @@ impl<B: Backend> Member<B> {
             checks: self.checks(kind, &delta),
             stale: result.is_ok().then(|| self.stale(kind, &delta)).flatten(),
             result,
-            size: (table.fronts.len(), table.sets.values().map(|set| set.targets.len()).sum()),
+            size: (table.fronts.len(), self.tally.targets()),
+            without_local: Policy::ALL.map(|policy| (policy, self.tally.without_local(policy))),
         })
     }
 

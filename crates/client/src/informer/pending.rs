@@ -39,18 +39,18 @@ impl fmt::Display for ObjectKey {
 
 /// What happened to an object, the latest only.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change<K> {
+pub enum Change<T> {
     /// It is there, and like this.
-    Put(Box<K>),
+    Put(Box<T>),
     /// It is gone.
     Delete,
 }
 
 /// What changed since the last time.
 #[derive(Debug, Clone)]
-pub struct Changes<K> {
+pub struct Changes<T> {
     /// The objects that changed, in no order.
-    pub objects: Vec<(ObjectKey, Change<K>)>,
+    pub objects: Vec<(ObjectKey, Change<T>)>,
     /// Whether a complete list is behind them: until it is, what is missing may yet come.
     pub is_listed: bool,
 }
@@ -61,10 +61,10 @@ pub(super) struct Round {
 }
 
 #[derive(Debug)]
-struct State<K> {
+struct State<T> {
     /// The version of every object that the server said is there.
     versions: HashMap<ObjectKey, Box<str>>,
-    pending: HashMap<ObjectKey, Change<K>>,
+    pending: HashMap<ObjectKey, Change<T>>,
     is_listed: bool,
     /// Whether the first complete list was not told yet.
     news: bool,
@@ -73,12 +73,12 @@ struct State<K> {
 
 /// The state between a follower and its reader.
 #[derive(Debug)]
-pub(super) struct Shared<K> {
-    state: Mutex<State<K>>,
+pub(super) struct Shared<T> {
+    state: Mutex<State<T>>,
     pub(super) changed: Notify,
 }
 
-impl<K: Resource> Shared<K> {
+impl<T> Shared<T> {
     pub(super) fn new() -> Self {
         let state = State {
             versions: HashMap::new(),
@@ -90,7 +90,7 @@ impl<K: Resource> Shared<K> {
         Self { state: Mutex::new(state), changed: Notify::new() }
     }
 
-    pub(super) fn take(&self) -> Option<Changes<K>> {
+    pub(super) fn take(&self) -> Option<Changes<T>> {
         let mut state = self.state.lock();
         let news = std::mem::take(&mut state.news);
         if state.pending.is_empty() && !news {
@@ -100,7 +100,7 @@ impl<K: Resource> Shared<K> {
         Some(Changes { objects, is_listed: state.is_listed })
     }
 
-    pub(super) fn put(&self, object: K) {
+    pub(super) fn put<K: Resource>(&self, object: K, part: impl FnOnce(K) -> T) {
         let key = ObjectKey::of(&object);
         let version = object.meta().resource_version.as_deref().unwrap_or_default();
         let mut state = self.state.lock();
@@ -110,12 +110,12 @@ impl<K: Resource> Shared<K> {
             return;
         }
         state.versions.insert(key.clone(), version.into());
-        state.pending.insert(key, Change::Put(Box::new(object)));
+        state.pending.insert(key, Change::Put(Box::new(part(object))));
         drop(state);
         self.changed.notify_one();
     }
 
-    pub(super) fn delete(&self, object: &K) {
+    pub(super) fn delete<K: Resource>(&self, object: &K) {
         let key = ObjectKey::of(object);
         let mut state = self.state.lock();
         state.versions.remove(&key);
@@ -128,9 +128,14 @@ impl<K: Resource> Shared<K> {
         Round { seen: HashSet::new() }
     }
 
-    pub(super) fn listed(&self, round: &mut Round, object: K) {
+    pub(super) fn listed<K: Resource>(
+        &self,
+        round: &mut Round,
+        object: K,
+        part: impl FnOnce(K) -> T,
+    ) {
         round.seen.insert(ObjectKey::of(&object));
-        self.put(object);
+        self.put(object, part);
     }
 
     pub(super) fn end_list(&self, round: Round) {
@@ -179,10 +184,14 @@ mod tests {
         }
     }
 
+    fn whole<K>(object: K) -> K {
+        object
+    }
+
     fn list(shared: &Shared<ConfigMap>, objects: &[(&str, &str)]) {
         let mut round = shared.begin_list();
         for (name, version) in objects {
-            shared.listed(&mut round, object(name, version));
+            shared.listed(&mut round, object(name, version), whole);
         }
         shared.end_list(round);
     }
@@ -214,13 +223,13 @@ mod tests {
     fn the_latest_change_of_an_object_counts() {
         let shared = Shared::new();
         list(&shared, &[("a", "1")]);
-        shared.put(object("a", "2"));
-        shared.put(object("a", "3"));
+        shared.put(object("a", "2"), whole);
+        shared.put(object("a", "3"), whole);
         assert_eq!(taken(&shared), [("default/a".into(), Some("3".into()))]);
-        shared.put(object("a", "4"));
+        shared.put(object("a", "4"), whole);
         shared.delete(&object("a", "5"));
         assert_eq!(taken(&shared), [("default/a".into(), None)]);
-        shared.put(object("a", "6"));
+        shared.put(object("a", "6"), whole);
         assert_eq!(taken(&shared), [("default/a".into(), Some("6".into()))]);
     }
 

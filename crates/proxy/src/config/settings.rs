@@ -114,6 +114,8 @@ pub struct Settings {
     pub oom_score_adj: i32,
     /// How much is logged.
     pub verbosity: u8,
+    /// The flags that were given, with their values, for /flagz.
+    pub flags: Vec<(String, String)>,
     /// The configuration with its defaults, for /configz and --write-config-to.
     pub effective: KubeProxyConfiguration,
 }
@@ -261,6 +263,7 @@ impl Settings {
             bind_address_hard_fail: effective.bind_address_hard_fail,
             oom_score_adj: effective.oom_score_adj.unwrap_or(-999),
             verbosity: u8::try_from(effective.logging.verbosity).unwrap_or(u8::MAX),
+            flags: Vec::new(),
             effective,
         })
     }
@@ -277,7 +280,7 @@ impl Settings {
             (c.ipvs.strict_arp, "ipvs.strictARP", "it belongs to mode ipvs"),
             (!c.ipvs.exclude_cidrs.is_empty(), "ipvs.excludeCIDRs", "it belongs to mode ipvs"),
             (c.logging.format == "json", "logging.format", "logs are text"),
-            (c.enable_profiling, "enableProfiling", "this build serves no profiles"),
+            (c.enable_profiling, "enableProfiling", "this build keeps no profiles"),
             (c.windows_run_as_service, "windowsRunAsService", "this is not Windows"),
             (!c.winkernel.network_name.is_empty(), "winkernel", "this is not Windows"),
             (!c.port_range.is_empty(), "portRange", "it has none upstream either"),

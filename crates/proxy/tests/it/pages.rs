@@ -3,6 +3,7 @@
 use http_body_util::{BodyExt as _, Empty};
 use hyper_util::rt::TokioIo;
 use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::fixture::{NODE, PODS, in_namespace, server, until, until_answer};
@@ -189,6 +190,31 @@ fn pages_are_those_of_kube_proxy() {
             "kubeproxy_proxy_healthz_total{code=\"200\"}",
         ] {
             assert!(text.contains(name), "{name} in {text}");
+        }
+        for (path, part) in [
+            ("/metrics", "# TYPE kubeproxy_sync_proxy_rules_service_changes_total counter\n"),
+            ("/metrics/slis", "kubernetes_healthcheck{name=\"IPv6\",type=\"healthz\"} 1\n"),
+            ("/statusz", "\nUp: 0 hr 00 min "),
+            ("/flagz", "\nkube-proxy flagz\n"),
+        ] {
+            let (code, text) = get(metrics, path).await.unwrap();
+            assert!(code == 200 && text.contains(part), "{part} in {text}");
+        }
+        let put = async |body: &str| {
+            let mut stream = tokio::net::TcpStream::connect(metrics).await.unwrap();
+            let length = body.len();
+            let head = format!("PUT /debug/flags/v HTTP/1.0\r\nContent-Length: {length}\r\n\r\n");
+            stream.write_all((head + body).as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            answer.split(' ').nth(1).unwrap().to_owned()
+        };
+        assert_eq!(
+            [put("4").await, put("much").await, put(&"9".repeat(99)).await],
+            ["200", "400", "413"]
+        );
+        for path in ["/debug/pprof/heap", "/debug/flags/v", "/nothing"] {
+            assert_eq!(get(metrics, path).await.unwrap().0, 404, "{path}");
         }
         for family in ["IPv4", "IPv6"] {
             let line = format!(
