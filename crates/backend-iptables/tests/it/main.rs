@@ -4,6 +4,7 @@
 mod agreement;
 #[cfg(test)]
 mod effort;
+#[cfg(test)]
 mod golden;
 #[cfg(test)]
 mod kernel;
@@ -15,3 +16,6 @@ mod mutations;
 mod objects;
 #[cfg(test)]
 mod programs;
+#[cfg(test)]
+#[path = "../../../../tests/support/random.rs"]
+mod random;

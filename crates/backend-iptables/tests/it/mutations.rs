@@ -7,8 +7,9 @@ use proptest::test_runner::TestRunner;
 use portolan_backend_iptables::{Options, Planner};
 use portolan_model::{ForwardingTable, Packet};
 
-use crate::agreement::{PLACES, Place, USUAL, expected, fates, step};
+use crate::agreement::{AT, expected, fates};
 use crate::machine::Machine;
+use crate::random::{PLACES, Place, USUAL, step};
 
 /// Text that a line has to hold to be hit, and what becomes of the line.
 struct Mutation(&'static [&'static str], Fault);
@@ -86,7 +87,7 @@ fn faults_in_the_text_are_noticed() {
         let place = &PLACES[case % 2];
         let packets = place.packets();
         let mut model = place.model(&USUAL);
-        let steps = vec(step(), 4..12).new_tree(&mut runner).expect("nothing is filtered out");
+        let steps = vec(step(AT), 4..12).new_tree(&mut runner).expect("nothing is filtered out");
         for happening in steps.current().into_iter().flatten() {
             model.apply(happening.event(place));
         }

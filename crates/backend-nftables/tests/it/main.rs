@@ -4,6 +4,7 @@
 #[cfg(test)]
 mod agreement;
 #[cfg(test)]
+mod census;
 #[cfg(test)]
 mod lab;
 #[cfg(test)]
@@ -11,6 +12,11 @@ mod load;
 #[cfg(test)]
 mod machine;
 #[cfg(test)]
+mod mutations;
+#[cfg(test)]
 mod objects;
+#[cfg(test)]
+#[path = "../../../../tests/support/random.rs"]
+mod random;
 #[cfg(test)]
 mod traffic;
