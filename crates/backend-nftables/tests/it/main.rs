@@ -19,4 +19,6 @@ mod objects;
 #[path = "../../../../tests/support/random.rs"]
 mod random;
 #[cfg(test)]
+mod sample;
+#[cfg(test)]
 mod traffic;

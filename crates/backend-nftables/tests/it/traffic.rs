@@ -17,7 +17,7 @@ use crate::objects::{NODE, STACKS, Stack, at, flushed, ip, service, slice};
 
 /// The backends that must carry the same traffic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mode {
+pub(crate) enum Mode {
     Nftables,
     Iptables,
 }
@@ -25,7 +25,7 @@ enum Mode {
 const MODES: [Mode; 2] = [Mode::Nftables, Mode::Iptables];
 
 /// One of them.
-enum Rules {
+pub(crate) enum Rules {
     Nftables(Nftables),
     Iptables(Iptables),
 }
@@ -47,7 +47,7 @@ impl Rules {
         });
     }
 
-    fn cleanup(&mut self, lab: &Lab) {
+    pub(crate) fn cleanup(&mut self, lab: &Lab) {
         lab.node.run(|| match self {
             Self::Nftables(nftables) => nftables.cleanup().unwrap(),
             Self::Iptables(iptables) => iptables.cleanup().unwrap(),
@@ -56,8 +56,18 @@ impl Rules {
 }
 
 /// Runs a test in a lab of its own for each backend.
-fn in_each_mode(test: &str, pods: u8, body: impl Fn(Mode, &Lab) + Send + 'static) {
-    with_namespaces(&format!("traffic::{test}"), move || {
+fn in_each(test: &str, pods: u8, body: impl Fn(Mode, &Lab) + Send + 'static) {
+    in_each_mode(test, pods, "traffic", body);
+}
+
+/// As [`in_each`], for tests of another module.
+pub(crate) fn in_each_mode(
+    test: &str,
+    pods: u8,
+    module: &str,
+    body: impl Fn(Mode, &Lab) + Send + 'static,
+) {
+    with_namespaces(&format!("{module}::{test}"), move || {
         for mode in MODES {
             println!("{mode:?}");
             body(mode, &Lab::new(pods));
@@ -66,7 +76,7 @@ fn in_each_mode(test: &str, pods: u8, body: impl Fn(Mode, &Lab) + Send + 'static
 }
 
 /// The lab's node with the rules of a model, beside those of the other family.
-fn programmed(mode: Mode, lab: &Lab, model: &Model) -> Rules {
+pub(crate) fn programmed(mode: Mode, lab: &Lab, model: &Model) -> Rules {
     let family = model.table().family;
     lab.node.run(|| {
         let mut rules = match mode {
@@ -102,7 +112,7 @@ fn nginx(stack: &Stack) -> Model {
 
 #[test]
 fn both_backends_answer_at_the_cluster_ip_and_the_node_port() {
-    in_each_mode("both_backends_answer_at_the_cluster_ip_and_the_node_port", 3, |mode, lab| {
+    in_each("both_backends_answer_at_the_cluster_ip_and_the_node_port", 3, |mode, lab| {
         STACKS.iter().for_each(|stack| drop(programmed(mode, lab, &nginx(stack))));
         for stack in &STACKS {
             let pod = stack.pod(3);
@@ -130,7 +140,7 @@ fn both_backends_answer_at_the_cluster_ip_and_the_node_port() {
 #[test]
 fn a_dual_stack_service_answers_in_both_families_and_a_cleared_one_leaves_the_other() {
     let test = "a_dual_stack_service_answers_in_both_families_and_a_cleared_one_leaves_the_other";
-    in_each_mode(test, 2, |mode, lab| {
+    in_each(test, 2, |mode, lab| {
         let [four, six] = &STACKS;
         let mut backends = STACKS.map(|stack| {
             let mut model = stack.model();
@@ -191,7 +201,7 @@ fn nft_lists_the_table() {
 
 #[test]
 fn an_endpoint_reaches_itself_through_its_service() {
-    in_each_mode("an_endpoint_reaches_itself_through_its_service", 2, |mode, lab| {
+    in_each("an_endpoint_reaches_itself_through_its_service", 2, |mode, lab| {
         for stack in &STACKS {
             let (cluster_ip, one, two) = (stack.service(11), stack.pod(1), stack.pod(2));
             let mut model = stack.model();
@@ -233,7 +243,7 @@ fn the_one(times: usize, get: impl FnMut() -> Outcome) -> Outcome {
 
 #[test]
 fn a_client_keeps_its_endpoint_through_changes_and_restarts() {
-    in_each_mode("a_client_keeps_its_endpoint_through_changes_and_restarts", 4, |mode, lab| {
+    in_each("a_client_keeps_its_endpoint_through_changes_and_restarts", 4, |mode, lab| {
         for stack in &STACKS {
             let mut model = stack.model();
             model.apply(Event::Service(sticky(stack, 10_800)));
@@ -279,7 +289,7 @@ fn a_client_keeps_its_endpoint_through_changes_and_restarts() {
 
 #[test]
 fn a_client_that_was_silent_for_long_enough_chooses_anew() {
-    in_each_mode("a_client_that_was_silent_for_long_enough_chooses_anew", 3, |mode, lab| {
+    in_each("a_client_that_was_silent_for_long_enough_chooses_anew", 3, |mode, lab| {
         let [stack, _] = &STACKS;
         let mut model = stack.model();
         model.apply(Event::Service(sticky(stack, 2)));
@@ -304,7 +314,7 @@ fn a_client_that_was_silent_for_long_enough_chooses_anew() {
 /// Forty in a row: the kernel sends one ICMP error a second to a client after the first few.
 #[test]
 fn a_service_without_endpoints_refuses_at_once() {
-    in_each_mode("a_service_without_endpoints_refuses_at_once", 1, |mode, lab| {
+    in_each("a_service_without_endpoints_refuses_at_once", 1, |mode, lab| {
         for stack in &STACKS {
             let cluster_ip = stack.service(12);
             lab.watch_for_escapes(&cluster_ip);
@@ -345,7 +355,7 @@ fn an_undefined_port_refuses_and_an_unallocated_cluster_ip_is_silent() {
 
 #[test]
 fn external_policy_local_binds_only_who_comes_from_outside() {
-    in_each_mode("external_policy_local_binds_only_who_comes_from_outside", 3, |mode, lab| {
+    in_each("external_policy_local_binds_only_who_comes_from_outside", 3, |mode, lab| {
         for stack in &STACKS {
             let [one, two, three] = [1, 2, 3].map(|number| stack.pod(number));
             let mut model = stack.model();
@@ -373,7 +383,7 @@ fn external_policy_local_binds_only_who_comes_from_outside() {
 
 #[test]
 fn source_ranges_admit_only_who_is_within_them() {
-    in_each_mode("source_ranges_admit_only_who_is_within_them", 2, |mode, lab| {
+    in_each("source_ranges_admit_only_who_is_within_them", 2, |mode, lab| {
         for stack in &STACKS {
             let (cluster_ip, address) = (stack.service(14), stack.service(99));
             lab.watch_for_escapes(&address);
@@ -408,7 +418,7 @@ fn source_ranges_admit_only_who_is_within_them() {
 /// Whether they may use a load balancer holds at its node port, too, where that is asked for.
 #[test]
 fn source_ranges_hold_at_node_ports_where_that_is_asked_for() {
-    in_each_mode("source_ranges_hold_at_node_ports_where_that_is_asked_for", 2, |mode, lab| {
+    in_each("source_ranges_hold_at_node_ports_where_that_is_asked_for", 2, |mode, lab| {
         for stack in &STACKS {
             let source_ranges_hold = SourceRangesHold::AtNodePortsToo;
             let mut model =
@@ -442,7 +452,7 @@ fn source_ranges_hold_at_node_ports_where_that_is_asked_for() {
 /// the kernel lets such packets in.
 #[test]
 fn node_ports_answer_at_localhost_for_the_node_alone() {
-    in_each_mode("node_ports_answer_at_localhost_for_the_node_alone", 2, |mode, lab| {
+    in_each("node_ports_answer_at_localhost_for_the_node_alone", 2, |mode, lab| {
         let [stack, _] = &STACKS;
         lab.node.run(|| sysctl::write("net/ipv4/conf/all/route_localnet", 1)).unwrap();
         // A process of the node's own that nobody else should reach.
