@@ -238,6 +238,15 @@ impl Fixture {
         self.serve(listener).await;
     }
 
+    /// A client with a user's rights.
+    pub(crate) async fn client_of(&self, user: &str) -> Client {
+        let pair = self.pki.issue(user, None, &[], Usage::Client).unwrap();
+        let path = self.dir.path().join("kubeconfig-of-a-user");
+        let url = format!("https://{}", self.address);
+        std::fs::write(&path, self.pki.kubeconfig(&url, user, &pair)).unwrap();
+        connect(Source::Kubeconfig(path)).await.unwrap()
+    }
+
     /// The administrator's kubeconfig, beside which files may be put.
     pub(crate) fn kubeconfig(&self) -> std::path::PathBuf {
         self.dir.path().join("kubeconfig")
@@ -299,7 +308,7 @@ pub(crate) struct Proxy {
 
 impl Proxy {
     /// Starts a proxy with more lines of configuration.
-    fn start(client: Client, mode: &str, more: &str) -> Self {
+    pub(crate) fn start(client: Client, mode: &str, more: &str) -> Self {
         let text = format!(
             "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
              mode: {mode}\nclusterCIDR: 10.244.0.0/16,fd00:10:244::/48\n{more}"

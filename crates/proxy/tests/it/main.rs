@@ -8,5 +8,6 @@ mod fixture;
 mod mirrored;
 mod modes;
 mod pages;
+mod rights;
 mod rules;
 mod udp;
