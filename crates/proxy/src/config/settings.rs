@@ -212,10 +212,25 @@ impl Settings {
     ) -> Result<Self, Vec<SettingsError>> {
         let mut errors = Vec::new();
         let mut note = |result: Result<(), SettingsError>| errors.extend(result.err());
-        note(bit("nftables.masqueradeBit", effective.nftables.masquerade_bit));
-        let nftables = &effective.nftables;
+        let KubeProxyConfiguration { iptables, ipvs, nftables, conntrack, .. } = &effective;
+        for (field, masquerade_bit) in [
+            ("iptables.masqueradeBit", iptables.masquerade_bit),
+            ("nftables.masqueradeBit", nftables.masquerade_bit),
+        ] {
+            note(bit(field, masquerade_bit));
+        }
+        note(periods("iptables", iptables.sync_period, iptables.min_sync_period));
+        note(periods("ipvs", ipvs.sync_period, ipvs.min_sync_period));
         note(periods("nftables", nftables.sync_period, nftables.min_sync_period));
+        note(cidrs("ipvs.excludeCIDRs", &ipvs.exclude_cidrs).map(drop));
+        note(not_negative("conntrack.maxPerCore", conntrack.max_per_core));
+        note(not_negative("conntrack.min", conntrack.min));
+        note(not_negative("clientConnection.burst", Some(effective.client_connection.burst)));
         note(oom_score(effective.oom_score_adj));
+        if effective.bind_address.parse::<IpAddr>().is_err() {
+            let must = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+            note(Err(invalid("bindAddress", &effective.bind_address, must)));
+        }
         let node_name = match effective.hostname_override.trim() {
             "" => host_name.trim().to_lowercase(),
             name => name.to_lowercase(),
@@ -391,6 +406,15 @@ fn bit(field: &str, bit: Option<i32>) -> Result<(), SettingsError> {
     }
 }
 
+fn not_negative(field: &str, number: Option<i32>) -> Result<(), SettingsError> {
+    match number {
+        Some(number) if number < 0 => {
+            Err(invalid(field, number, "must be greater than or equal to 0"))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn periods(section: &str, sync: Span, min: Span) -> Result<(), SettingsError> {
     if min > sync {
         let value = super::duration::format(min.0);
@@ -521,6 +545,13 @@ mod tests {
         let all = refused(|c| {
             c.mode = "magic".into();
             c.nftables.masquerade_bit = Some(32);
+            c.iptables.masquerade_bit = Some(-1);
+            c.ipvs.min_sync_period = Span(Duration::from_secs(31));
+            c.ipvs.exclude_cidrs = vec!["10.0.0.0/8".into(), "10.0.0.1".into()];
+            c.conntrack.max_per_core = Some(-1);
+            c.conntrack.min = Some(-1);
+            c.client_connection.burst = -1;
+            c.bind_address = "everywhere".into();
             c.oom_score_adj = Some(2000);
             c.cluster_cidr = "10.0.0.0".into();
             c.node_port_addresses = vec!["primary".into(), "10.0.0.0/8".into()];
@@ -528,7 +559,14 @@ mod tests {
         });
         for part in [
             "mode: Invalid value: \"magic\"",
+            "iptables.masqueradeBit: Invalid value: \"-1\": must be within the range [0, 31]",
             "nftables.masqueradeBit: Invalid value",
+            "ipvs.minSyncPeriod: Invalid value: \"31s\": must be less than or equal to syncPeriod",
+            "ipvs.excludeCIDRs: Invalid value: \"10.0.0.1\": must be a valid CIDR block",
+            "conntrack.maxPerCore: Invalid value: \"-1\": must be greater than or equal to 0",
+            "conntrack.min: Invalid value: \"-1\": must be greater than or equal to 0",
+            "clientConnection.burst: Invalid value: \"-1\": must be greater than or equal to 0",
+            "bindAddress: Invalid value: \"everywhere\": must be a valid IP address",
             "oomScoreAdj: Invalid value",
             "clusterCIDR: Invalid value",
             "nodePortAddresses: Invalid value",

@@ -2,7 +2,7 @@
 //! are flushed.
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::networking::v1 as networking;
@@ -220,6 +220,39 @@ fn an_address_of_a_service_range_without_a_service_gets_no_packets() {
         cidrs.create(&PostParams::default(), &range).await.unwrap();
         until("packets are dropped", async || ask(end).await.is_err().then_some(())).await;
         assert_eq!(ask(end).await, Err(std::io::ErrorKind::TimedOut));
+        proxy.stop().await;
+    });
+}
+
+/// A thousand endpoints of ten Services come and go in halves; in the end each Service has one, and no
+/// connection goes anywhere else.
+#[test]
+fn a_thousand_endpoints_may_flap() {
+    in_each_mode("a_thousand_endpoints_may_flap", async |api| {
+        let one = server(PODS[0], "one").await;
+        let proxy = api.proxy();
+        let names: Vec<_> = (0..10_u8).map(|number| format!("flap-{number}")).collect();
+        let mut ips = Vec::new();
+        for name in &names {
+            ips.push(api.service(name, http()).await);
+        }
+        for round in 0..12 {
+            for (number, name) in (0..).zip(&names) {
+                let all = (0..100).map(|end| SocketAddr::from(([10, 244, 1 + number, end], 8080)));
+                let half = |(index, end)| (round % 3 == 0 || index % 2 == round % 2).then_some(end);
+                let ends: Vec<_> = all.enumerate().filter_map(half).collect();
+                api.endpoints(name, "TCP", &ends).await;
+            }
+        }
+        for name in &names {
+            api.endpoints(name, "TCP", &[one]).await;
+        }
+        for ip in ips {
+            until_answer((ip, 80), "one").await;
+            for _ in 0..10 {
+                assert_eq!(ask((ip, 80)).await.as_deref(), Ok("one"));
+            }
+        }
         proxy.stop().await;
     });
 }
