@@ -18,9 +18,19 @@ use crate::shim::protocol::{MountKind, MountSpec};
 /// Where the volume is on the node.
 pub(crate) fn place(directory: &Path, volume: &Volume) -> PathBuf {
     match &volume.host_path {
-        Some(source) => PathBuf::from(&source.path),
-        None => directory.join("volumes").join(&volume.name),
+        Some(source) if !is_missing(source) => PathBuf::from(&source.path),
+        _ => directory.join("volumes").join(&volume.name),
     }
+}
+
+/// Whether a hostPath of no type is not there. A container runtime makes it, as a directory; where the
+/// host's files are read-only, an empty directory of the pod's own stands in for it.
+fn is_missing(source: &HostPathVolumeSource) -> bool {
+    let path = Path::new(&source.path);
+    source.type_.as_deref().unwrap_or_default().is_empty()
+        && path.is_absolute()
+        && !path.components().any(|part| part == Component::ParentDir)
+        && !path.exists()
 }
 
 /// The emptyDir volumes that live in memory, for the pod's first process to mount, made as
@@ -51,6 +61,10 @@ pub(crate) fn prepare(
     let place = place(directory, volume);
     let told = |error: io::Error| format!("{}: {error}", place.display());
     if let Some(source) = &volume.host_path {
+        if is_missing(source) {
+            let own = is_private(Path::new(&source.path), private_dirs);
+            fs::create_dir_all(if own { Path::new(&source.path) } else { &place }).map_err(told)?;
+        }
         host_path(source, private_dirs)?;
         return Ok(Written::Unchanged);
     }
@@ -96,7 +110,7 @@ fn host_path(source: &HostPathVolumeSource, private_dirs: &[PathBuf]) -> Result<
     let found = fs::metadata(path).map(|metadata| metadata.file_type());
     let fits = |wanted: fn(&fs::FileType) -> bool| found.as_ref().is_ok_and(wanted);
     let good = match kind {
-        "" => fits(|_| true),
+        "" => true,
         "Directory" | "DirectoryOrCreate" => fits(fs::FileType::is_dir),
         "File" | "FileOrCreate" => fits(fs::FileType::is_file),
         "Socket" => fits(|kind| kind.is_socket()),
@@ -106,7 +120,6 @@ fn host_path(source: &HostPathVolumeSource, private_dirs: &[PathBuf]) -> Result<
     };
     match (good, kind) {
         (true, _) => Ok(()),
-        (false, "") => Err(format!("hostPath {path:?} does not exist")),
         (false, kind) => {
             Err(format!("hostPath type check failed: {} is not a {kind}", source.path))
         }
@@ -147,8 +160,8 @@ pub(crate) fn mounts(
         {
             return Err(format!("mountPath {:?} is not a path below the root", mount.mount_path));
         }
-        let host = volume.host_path.is_some();
-        let files = volume.empty_dir.is_none() && !host;
+        let host = volume.host_path.as_ref().is_some_and(|path| !is_missing(path));
+        let files = volume.empty_dir.is_none() && volume.host_path.is_none();
         let foreign = host && !is_private(&source, private_dirs);
         mounts.push(MountSpec {
             source,
@@ -203,6 +216,23 @@ mod tests {
         assert_eq!(host_path(&host(Path::new("/dev/null"), "CharDevice"), &[]), Ok(()));
         assert!(host_path(&host(Path::new("relative"), ""), &[]).is_err());
         assert!(host_path(&host(Path::new("/tmp/../etc"), ""), &[]).is_err());
+    }
+
+    #[test]
+    fn an_empty_directory_stands_in_for_what_the_host_has_not() {
+        let (host_files, pod) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let missing = host_files.path().join("lib/modules");
+        let volume = |path: &Path| Volume {
+            name: "lib-modules".into(),
+            host_path: Some(host(path, "")),
+            ..Volume::default()
+        };
+        let own = pod.path().join("volumes/lib-modules");
+        assert_eq!(place(pod.path(), &volume(&missing)), own);
+        assert_eq!(place(pod.path(), &volume(host_files.path())), host_files.path());
+        let climbing = host_files.path().join("../nowhere");
+        assert_eq!(place(pod.path(), &volume(&climbing)), climbing);
+        assert!(host_path(&host(&climbing, ""), &[]).is_err());
     }
 
     #[test]

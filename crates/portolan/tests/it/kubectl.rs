@@ -57,6 +57,8 @@ for_both_users! {
         => traffic::services_carry_traffic;
     a_rolling_update_loses_no_request_as_root, a_rolling_update_loses_no_request_as_an_ordinary_user
         => traffic::a_rolling_update_loses_no_request;
+    kubeadms_daemon_set_runs_the_proxy_as_root, kubeadms_daemon_set_runs_the_proxy_as_an_ordinary_user
+        => traffic::kubeadms_daemon_set_runs_the_proxy;
     processes_are_reached_through_kubectl_as_root, processes_are_reached_through_kubectl_as_an_ordinary_user
         => streams::processes_are_reached;
     objects_are_kept_as_kubectl_expects_as_root, objects_are_kept_as_kubectl_expects_as_an_ordinary_user

@@ -66,7 +66,9 @@ impl Probe {
         let begun = Instant::now();
         while self.ask().await != Some(is_answered) {
             ensure!(begun.elapsed() < limit, "no change seen within {limit:?}");
-            tokio::time::sleep(Duration::from_micros(200)).await;
+            // The longer it takes, the less often: a port that comes round again within the time
+            // that connection tracking remembers it would get the answer of then.
+            tokio::time::sleep(Duration::from_micros(200).max(begun.elapsed() / 50)).await;
         }
         Ok(())
     }

@@ -170,3 +170,38 @@ pub(crate) fn a_rolling_update_loses_no_request(cluster: &Cluster) {
         }
     });
 }
+
+/// kubeadm's DaemonSet for kube-proxy, word for word but for the image, with no mode in its ConfigMap: its
+/// command, its mounts and its configuration do what they do on a cluster.
+pub(crate) fn kubeadms_daemon_set_runs_the_proxy(cluster: &Cluster) {
+    let namespace = ["-n", "kube-system"];
+    let config = cluster.run(
+        &[&namespace[..], &["get", "cm", "kube-proxy", "-o", r"jsonpath={.data.config\.conf}"]]
+            .concat(),
+    );
+    assert!(config.contains("\nmode: nftables\n"), "{config}");
+    let config = config.replace("\nmode: nftables\n", "\nmode: \"\"\n");
+    let patch = cluster.file("patch.json");
+    let change = serde_json::json!({"data": {"config.conf": config}});
+    std::fs::write(&patch, change.to_string()).expect("a file can be written");
+    let patch = patch.to_str().expect("a plain path");
+    let words = ["patch", "cm", "kube-proxy", "--type=merge", "--patch-file", patch];
+    cluster.run(&[&namespace[..], &words].concat());
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/manifests/kubeadm-kube-proxy.yaml");
+    cluster.run(&["apply", "-f", manifest]);
+    let rollout = ["rollout", "status", "daemonset/kube-proxy", "--timeout=60s"];
+    cluster.run(&[&namespace[..], &rollout].concat());
+
+    cluster.run(&["create", "deployment", "web", "--image=nginx", "--replicas=2", "--port=80"]);
+    cluster.run(&["expose", "deployment", "web"]);
+    cluster.rolled_out("deployment/web");
+    let address = cluster.field("service/web", "{.spec.clusterIP}");
+    cluster.lab.wait_for("the Service answers", || {
+        let answers = cluster.requests(&NODE, &address, 10);
+        answers.failed.is_empty() && answers.total() == 10
+    });
+    let logs = ["logs", "-l", "k8s-app=kube-proxy", "--tail=-1"];
+    let logs = cluster.run(&[&namespace[..], &logs].concat());
+    let line = |text: &str| logs.find(text).unwrap_or_else(|| panic!("no {text} in {logs}"));
+    assert!(line("\"Using iptables proxy\"") < line("\"Using iptables Proxier\""), "{logs}");
+}
