@@ -1,10 +1,11 @@
 //! The project's own tasks, called as `cargo xtask <task>`.
 //!
 //! `arch` holds the workspace to the picture in ARCHITECTURE.md; `bench` measures what a user waits
-//! for, on a release build, in network namespaces of its own.
+//! for, on a release build, in network namespaces of its own; `vm` runs tests in another kernel.
 
 mod arch;
 mod bench;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -23,15 +24,21 @@ enum Task {
     Arch,
     /// Measure cold start, memory, and the time from a Service to its first answer.
     Bench(bench::Options),
+    /// Run tests in a kernel that has what this one lacks.
+    Vm(vm::Options),
 }
 
 fn main() -> ExitCode {
+    if let Some(dir) = vm::is_guest() {
+        vm::run_guest(&dir);
+    }
     let done = match Cli::parse().task {
-        Task::Arch => arch::check(),
-        Task::Bench(options) => bench::run(&options),
+        Task::Arch => arch::check().map(|()| ExitCode::SUCCESS),
+        Task::Bench(options) => bench::run(&options).map(|()| ExitCode::SUCCESS),
+        Task::Vm(options) => vm::run(&options),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE

@@ -9,3 +9,4 @@ mod monitor;
 mod netns;
 mod nft;
 mod round_trip;
+mod vm;

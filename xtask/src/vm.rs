@@ -1,0 +1,176 @@
+//! `cargo xtask vm`: test binaries in a kernel that has what this machine's lacks (ip_vs, dummy links, a
+//! connection tracking table whose size may be set).
+//!
+//! ```text
+//!   packages ─▶ kernel and modules, unpacked under target/vm
+//!   uml      ─▶ boots it: the host's files at the same paths, no network, one processor
+//!   guest    ─▶ is its first process: mounts, modules, the job, its status, power off
+//! ```
+//!
+//! The job's output is streamed, its status is this task's. A kernel that hung before the job began is
+//! booted once more.
+
+mod guest;
+mod packages;
+mod uml;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Args, ValueEnum};
+use serde_json::Value;
+
+pub use guest::{is_guest, run as run_guest};
+use uml::{Ended, Job};
+
+/// The packages with tests that belong into such a kernel: ignored elsewhere, in a module `vm`.
+const SUITES: [&str; 1] = ["portolan-netlink"];
+
+/// Options of `cargo xtask vm`.
+#[derive(Args)]
+pub struct Options {
+    /// What the kernel runs in.
+    #[arg(long, value_enum, default_value_t = Rig::Uml)]
+    rig: Rig,
+    /// How long all of a job may take, in seconds.
+    #[arg(long, default_value_t = 600)]
+    timeout: u64,
+    /// The guest's memory, in MiB.
+    #[arg(long, default_value_t = 1024)]
+    memory: u32,
+    /// Programs to run as root in there, each with the words after `--`; none: every test that belongs
+    /// there.
+    tests: Vec<PathBuf>,
+    /// What each program is called with.
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+/// What a guest kernel runs in.
+#[derive(Clone, Copy, ValueEnum)]
+enum Rig {
+    /// Debian's user-mode-linux: a process of this machine. It has no nf_tables for IPv4 and IPv6.
+    Uml,
+}
+
+/// How many tests there were.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Counts {
+    passed: usize,
+    failed: usize,
+}
+
+impl Counts {
+    /// Takes a line of a test binary into account.
+    fn read(&mut self, line: &str) {
+        let Some(rest) = line.trim_end().strip_prefix("test result: ") else { return };
+        for (count, what) in rest.split(['.', ';']).filter_map(|part| part.trim().split_once(' ')) {
+            let Ok(count) = count.parse::<usize>() else { continue };
+            match what {
+                "passed" => self.passed += count,
+                "failed" => self.failed += count,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Runs the jobs.
+pub fn run(options: &Options) -> Result<ExitCode> {
+    let Rig::Uml = options.rig;
+    let cache = cache()?;
+    let kernel = match packages::unpacked(&cache) {
+        Ok(kernel) => kernel,
+        Err(why) => {
+            // Nothing but the want of a rig may end without a test.
+            println!("SKIP vm: {why:#}");
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
+    let jobs: Vec<_> = if options.tests.is_empty() {
+        let all = SUITES.into_iter().map(binary).collect::<Result<Vec<_>>>()?;
+        let words = ["--ignored", "--test-threads=1", "vm::"].map(str::to_owned);
+        all.into_iter().map(|program| (program, words.to_vec())).collect()
+    } else {
+        let absolute =
+            |path: &PathBuf| path.canonicalize().with_context(|| path.display().to_string());
+        let all = options.tests.iter().map(absolute).collect::<Result<Vec<_>>>()?;
+        all.into_iter().map(|program| (program, options.arguments.clone())).collect()
+    };
+    let (mut counts, mut faults, mut statuses) = (Counts::default(), Vec::new(), Vec::new());
+    for (program, arguments) in jobs {
+        println!("vm: {}", program.display());
+        let job = Job { program: program.clone(), arguments, directory: std::env::current_dir()? };
+        let limit = Duration::from_secs(options.timeout);
+        let mut boot = || kernel.boot(&job, options.memory, limit, &mut |line| counts.read(line));
+        let ended = match boot()? {
+            Ended::BeforeTheJob(log) => {
+                eprintln!("vm: the kernel did not come up; once more. Its log ends:\n{log}");
+                boot()?
+            }
+            ended => ended,
+        };
+        match ended {
+            Ended::With(status) => {
+                statuses.push(status);
+                if status != 0 {
+                    faults.push(format!("{}: status {status}", program.display()));
+                }
+            }
+            Ended::TooLate => faults.push(format!("{}: not done in time", program.display())),
+            Ended::BeforeTheJob(log) => bail!("the kernel does not come up; its log ends:\n{log}"),
+        }
+    }
+    println!("vm: {} passed, {} failed", counts.passed, counts.failed);
+    if let ([_], [status]) = (options.tests.as_slice(), statuses.as_slice()) {
+        return Ok(ExitCode::from(u8::try_from(*status).unwrap_or(1)));
+    }
+    ensure!(faults.is_empty(), "{}", faults.join("; "));
+    ensure!(!options.tests.is_empty() || counts.passed > 0, "not a single test was run");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Where kernels are kept: in the target folder, which nobody commits.
+fn cache() -> Result<PathBuf> {
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
+    let cache = target.join("vm");
+    std::fs::create_dir_all(&cache)?;
+    Ok(cache.canonicalize()?)
+}
+
+/// The integration tests of a package, built.
+fn binary(package: &str) -> Result<PathBuf> {
+    let output = Command::new(env!("CARGO"))
+        .args(["test", "--locked", "--no-run", "--message-format=json", "--test=it", "--package"])
+        .arg(package)
+        .stderr(std::process::Stdio::inherit())
+        .output()
+        .context("cannot run cargo")?;
+    ensure!(output.status.success(), "the tests of {package} do not build");
+    let lines = String::from_utf8(output.stdout)?;
+    let built = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let executable =
+        built.filter_map(|line| Some(line["executable"].as_str()?.to_owned())).next_back();
+    Ok(Path::new(&executable.with_context(|| format!("{package} has no tests"))?).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_counts_of_test_binaries_are_added_up() {
+        let mut counts = Counts::default();
+        for line in [
+            "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 7 filtered out; finished in 0.1s",
+            "test vm::x ... FAILED\r\n",
+            "test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 3s\r\n",
+        ] {
+            counts.read(line);
+        }
+        assert_eq!(counts, Counts { passed: 5, failed: 1 });
+    }
+}

@@ -1,0 +1,154 @@
+//! The first process of a guest kernel: this program itself, which finds the host's files where they are.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use nix::sys::termios::{SetArg, cfmakeraw, tcdrain, tcgetattr, tcsetattr};
+use serde_json::{Value, json};
+
+use super::uml::Job;
+
+/// The variable, out of the kernel's command line, that names the folder of the job.
+pub const JOB: &str = "PORTOLAN_VM_JOB";
+/// The file with the job's status.
+pub const STATUS: &str = "status";
+/// The file that is there once the job has begun.
+pub const BEGUN: &str = "begun";
+/// The description of the job.
+const DESCRIPTION: &str = "job.json";
+
+/// Where iptables' programs of the older kind are.
+const LEGACY: &str = "/run/legacy";
+
+/// What tests use and what the kernel does not load by itself.
+const MODULES: [&str; 8] = [
+    "ip_vs",
+    "ip_vs_rr",
+    "nf_conntrack_netlink",
+    "iptable_nat",
+    "iptable_filter",
+    "dummy",
+    "veth",
+    "bridge",
+];
+
+/// Says to a guest what is to be done.
+pub fn write(dir: &Path, job: &Job, modprobe: &Path) -> Result<()> {
+    let environment: Vec<_> = std::env::vars().collect();
+    let description = json!({
+        "program": job.program, "arguments": job.arguments, "directory": job.directory,
+        "environment": environment, "modprobe": modprobe,
+    });
+    fs::write(dir.join(DESCRIPTION), description.to_string())?;
+    Ok(())
+}
+
+/// The folder of the job, if this process is the first one of a guest.
+pub fn is_guest() -> Option<PathBuf> {
+    (std::process::id() == 1).then(|| std::env::var_os(JOB).map(PathBuf::from)).flatten()
+}
+
+/// Does the job and switches the guest off. What goes wrong before the job stands in the kernel's log.
+pub fn run(dir: &Path) -> ! {
+    match prepare(dir).and_then(|description| perform(dir, &description)) {
+        Ok(status) => {
+            // Without this file the host takes it that the job was never done.
+            let _ = fs::write(dir.join(STATUS), status.to_string());
+        }
+        Err(error) => {
+            let _ = fs::write("/dev/kmsg", format!("the guest's first process: {error:#}\n"));
+        }
+    }
+    nix::unistd::sync();
+    let _ = fs::write("/proc/sysrq-trigger", "o");
+    loop {
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+fn prepare(dir: &Path) -> Result<Value> {
+    for (kind, at) in
+        [("proc", "/proc"), ("sysfs", "/sys"), ("tmpfs", "/run"), ("devtmpfs", "/dev")]
+    {
+        attach(kind, at)?;
+    }
+    for at in ["/dev/shm", "/dev/pts", "/run/lock", "/run/netns"] {
+        fs::create_dir_all(at).with_context(|| at.to_owned())?;
+    }
+    for (kind, at) in [("tmpfs", "/dev/shm"), ("devpts", "/dev/pts"), ("cgroup2", "/sys/fs/cgroup")]
+    {
+        attach(kind, at)?;
+    }
+    for (at, to) in
+        [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")]
+    {
+        // A kernel may have made them.
+        let _ = std::os::unix::fs::symlink(to, Path::new("/dev").join(at));
+    }
+    let description: Value = serde_json::from_slice(&fs::read(dir.join(DESCRIPTION))?)?;
+    let modprobe = description["modprobe"].as_str().context("modprobe")?;
+    fs::write("/proc/sys/kernel/modprobe", modprobe).context("the kernel's modprobe")?;
+    for module in MODULES {
+        let status = Command::new(modprobe).arg(module).env("PATH", "/usr/bin:/bin").status();
+        anyhow::ensure!(status.context("modprobe")?.success(), "cannot load {module}");
+    }
+    // This kernel has no nf_tables for IPv4 and IPv6, and so not what iptables is elsewhere.
+    let legacy = Path::new(LEGACY);
+    fs::create_dir_all(legacy)?;
+    for program in ["iptables", "ip6tables"] {
+        for tool in ["", "-save", "-restore"] {
+            let real = format!("/usr/sbin/{program}-legacy{tool}");
+            std::os::unix::fs::symlink(real, legacy.join(format!("{program}{tool}")))?;
+        }
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async { portolan_netlink::link::Links::open()?.set_up("lo").await })?;
+    Ok(description)
+}
+
+fn attach(kind: &str, at: &str) -> Result<()> {
+    match mount(Some(kind), at, Some(kind), MsFlags::empty(), None::<&str>) {
+        // The kernel has done so already.
+        Err(Errno::EBUSY) => Ok(()),
+        done => done.with_context(|| format!("cannot mount {kind} at {at}")),
+    }
+}
+
+/// Runs the job with its output on the host's standard output; its status, 128 and the signal's number
+/// if one ended it.
+fn perform(dir: &Path, description: &Value) -> Result<i32> {
+    let console = File::options().read(true).write(true).open("/dev/tty1").context("/dev/tty1")?;
+    let mut settings = tcgetattr(&console)?;
+    cfmakeraw(&mut settings);
+    tcsetattr(&console, SetArg::TCSANOW, &settings)?;
+    let text = |field: &str| description[field].as_str().with_context(|| field.to_owned());
+    let list = |field: &str| description[field].as_array().cloned().unwrap_or_default();
+    let arguments =
+        list("arguments").into_iter().filter_map(|word| Some(word.as_str()?.to_owned()));
+    let environment = list("environment")
+        .into_iter()
+        .filter_map(|pair| Some((pair[0].as_str()?.to_owned(), pair[1].as_str()?.to_owned())));
+    fs::write(dir.join(BEGUN), "")?;
+    let status = Command::new(text("program")?)
+        .args(arguments)
+        .env_clear()
+        .envs(environment)
+        .env(
+            "PATH",
+            format!("{LEGACY}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+        )
+        .current_dir(text("directory")?)
+        .stdin(Stdio::null())
+        .stdout(console.try_clone()?)
+        .stderr(console.try_clone()?)
+        .status()
+        .context("cannot start the job")?;
+    tcdrain(&console)?;
+    use std::os::unix::process::ExitStatusExt as _;
+    Ok(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)))
+}
