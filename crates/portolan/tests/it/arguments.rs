@@ -44,6 +44,27 @@ fn wrong_arguments_end_with_code_2_and_a_hint() {
     refused(&mut portolan(User::Ordinary, ["nonsense"]), 2, &["nonsense"]);
 }
 
+/// Before anything is asked of a server or of the kernel.
+#[test]
+fn a_mode_that_cannot_be_is_refused_with_what_to_do() {
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    let kubeconfig = directory.path().join("kubeconfig");
+    let text = "apiVersion: v1\nkind: Config\n\
+                clusters: [{name: a, cluster: {server: 'http://127.0.0.1:1'}}]\n\
+                users: [{name: a, user: {}}]\n\
+                contexts: [{name: a, context: {cluster: a, user: a}}]\ncurrent-context: a\n";
+    std::fs::write(&kubeconfig, text).expect("a file can be written");
+    let proxy = |mode: &str| {
+        let mode = format!("--proxy-mode={mode}");
+        let kubeconfig = format!("--kubeconfig={}", kubeconfig.display());
+        let mut command = portolan(User::Root, ["proxy", &mode, &kubeconfig]);
+        command.env("PATH", directory.path());
+        command
+    };
+    refused(&mut proxy("iptables"), 1, &["iptables-restore cannot be run", "nftables"]);
+    refused(&mut proxy("ipvs"), 1, &["mode ipvs is not in this build yet", "nftables"]);
+}
+
 #[test]
 fn a_taken_api_port_is_named() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("some port is free");
