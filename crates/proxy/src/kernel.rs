@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use portolan_backend_iptables::{Iptables, IptablesError};
 use portolan_backend_nftables::{Nftables, NftablesError, TABLE};
 use portolan_model::{Applied, Backend, Delta, Family, ForwardingTable, ModeProfile};
-use portolan_netlink::nft::{self, Monitor, NftError, TableRef};
+use portolan_netlink::nft::{self, Batch, Monitor, NftError, Op, Socket, TableRef};
 use thiserror::Error;
 
 use crate::config::{Mode, Settings};
@@ -26,6 +26,8 @@ pub(crate) enum RulesError {
     Iptables(#[from] IptablesError),
     #[error(transparent)]
     Nftables(#[from] NftablesError),
+    #[error("cannot remove kube-proxy's own nftables table: {0}")]
+    Upstreams(#[from] NftError),
 }
 
 /// Why a mode cannot be used on this machine.
@@ -87,24 +89,24 @@ pub(crate) fn monitor(rules: &[(Family, Rules)]) -> Result<Option<Monitor>, NftE
     let (mut tables, mut ports) = (Vec::new(), Vec::new());
     for (family, rules) in rules {
         let Rules::Nftables(nftables) = rules else { continue };
-        let family = match family {
-            Family::Ipv4 => nft::Family::Ip,
-            Family::Ipv6 => nft::Family::Ip6,
-        };
-        tables.push(TableRef::new(family, TABLE));
+        tables.push(TableRef::new(nft_family(*family), TABLE));
         ports.push(nftables.port()?);
     }
     if tables.is_empty() { Ok(None) } else { Monitor::open(tables, ports).map(Some) }
 }
 
-/// Removes the rules that other modes than this one left in the kernel, those of upstream's proxy in
-/// mode iptables too; without a mode, those of all. Where a mode was never possible there are none.
+/// The table of upstream's proxy in mode nftables, which this one takes over from.
+const UPSTREAMS_TABLE: &str = "kube-proxy";
+
+/// Removes the rules that other modes than this one left in the kernel, and those of upstream's proxy;
+/// without a mode, those of all. Where a mode was never possible there are none.
 pub(crate) fn remove_others(mode: Option<Mode>, families: &[Family]) -> Result<(), RulesError> {
     let mut result = Ok(());
     for family in families {
         if mode != Some(Mode::Iptables) {
             result = result.and(remove_iptables(*family).map_err(Into::into));
         }
+        result = result.and(remove_upstreams_table(*family).map_err(Into::into));
         if mode != Some(Mode::Nftables)
             && let Ok(mut nftables) = Nftables::open(*family, Default::default())
         {
@@ -112,6 +114,30 @@ pub(crate) fn remove_others(mode: Option<Mode>, families: &[Family]) -> Result<(
         }
     }
     result
+}
+
+/// It would go on sending packets to the endpoints of its day.
+fn remove_upstreams_table(family: Family) -> Result<(), NftError> {
+    let Ok(mut socket) = Socket::open() else { return Ok(()) };
+    // Where there is no nf_tables there is nothing to list either.
+    let tables = socket.tables().unwrap_or_default();
+    let id = TableRef::new(nft_family(family), UPSTREAMS_TABLE);
+    if !tables.iter().any(|table| table.id == id) {
+        return Ok(());
+    }
+    let removal = Batch::from(vec![Op::DeleteTable(id)]);
+    match socket.commit(&removal) {
+        // Somebody else was quicker.
+        Err(error) if error.is_drift() => Ok(()),
+        done => done,
+    }
+}
+
+fn nft_family(family: Family) -> nft::Family {
+    match family {
+        Family::Ipv4 => nft::Family::Ip,
+        Family::Ipv6 => nft::Family::Ip6,
+    }
 }
 
 fn remove_iptables(family: Family) -> Result<(), IptablesError> {

@@ -8,6 +8,7 @@ use std::process::Command;
 use k8s_openapi::api::events::v1 as events;
 use kube::Api;
 use kube::api::ListParams;
+use portolan_netlink::nft::{Batch, Family, Op, Socket, Table, TableRef};
 use portolan_proxy::{Options, ProxyError};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -140,6 +141,29 @@ fn a_clean_up_removes_the_rules_of_every_mode_and_nobody_elses() {
         for line in before.lines().filter(|line| line.starts_with("-A")) {
             assert!(after.contains(line), "{line} in {after}");
         }
+    });
+}
+
+/// Its rules would go on sending packets where they did when it was stopped.
+#[test]
+fn what_upstreams_nftables_proxy_left_goes_once_our_rules_are_there() {
+    let test = "what_upstreams_nftables_proxy_left_goes_once_our_rules_are_there";
+    in_each_mode(test, async |api| {
+        let theirs = [Family::Ip, Family::Ip6].map(|family| TableRef::new(family, "kube-proxy"));
+        let others = TableRef::new(Family::Ip, "others");
+        let mut socket = Socket::open().unwrap();
+        let tables = theirs.iter().chain([&others]);
+        let tables = tables.map(|id| Op::AddTable(Table { id: id.clone(), comment: None }));
+        socket.commit(&Batch::from(tables.collect::<Vec<_>>())).unwrap();
+        let proxy = api.proxy();
+        until("their tables to be gone", async || {
+            let there = Socket::open().unwrap().tables().unwrap();
+            let is_there = |id: &TableRef| there.iter().any(|table| table.id == *id);
+            assert!(is_there(&others));
+            (!theirs.iter().any(is_there)).then_some(())
+        })
+        .await;
+        proxy.stop().await;
     });
 }
 
