@@ -1,10 +1,12 @@
 //! Carrying plans out.
 
-use portolan_model::{Applied, Backend, Delta, Drift, Family, ForwardingTable};
+use std::collections::BTreeMap;
+
+use portolan_model::{Applied, Backend, Delta, Drift, Family, ForwardingTable, RuleCount};
 use thiserror::Error;
 
 use crate::name;
-use crate::plan::{Plan, Planner};
+use crate::plan::{Plan, Planner, Turnover};
 use crate::program::{ProgramError, Programs};
 use crate::render::{List, Options, Table};
 use crate::save::{Gist, Saved};
@@ -26,6 +28,8 @@ pub struct Iptables {
     planner: Planner,
     programs: Programs,
     said: Said,
+    /// How many rules of ours each table has, and how many the last plan turned over.
+    rules: BTreeMap<Table, (usize, usize)>,
 }
 
 /// Whether every rule was said by this backend. What an earlier one left may differ in what cannot be
@@ -44,7 +48,12 @@ impl Iptables {
 
     /// A backend with these programs, whose family is the tables'.
     pub fn with_programs(options: Options, programs: Programs) -> Self {
-        Self { planner: Planner::new(options), programs, said: Said::Nothing }
+        Self {
+            planner: Planner::new(options),
+            programs,
+            said: Said::Nothing,
+            rules: BTreeMap::new(),
+        }
     }
 
     /// Whether the kernel holds this table: chains, and of each rule whom it is about and where it
@@ -138,11 +147,16 @@ impl Backend for Iptables {
         let applied = self.carry_out(&plan)?;
         self.said = Said::All;
         self.planner.holds(table);
+        let all = self.planner.full(table).turnover;
+        let last = |table: &Table| plan.turnover.get(table).map_or(0, |turnover| turnover.come);
+        let count = |(table, now): (Table, Turnover)| (table, (now.come, last(&table)));
+        self.rules = all.into_iter().map(count).collect();
         Ok(applied)
     }
 
     fn apply(&mut self, table: &ForwardingTable, delta: &Delta) -> Result<Applied, IptablesError> {
-        match self.carry_out(&self.plan_delta(table, delta)) {
+        let plan = self.plan_delta(table, delta);
+        match self.carry_out(&plan) {
             Err(IptablesError::Refused(error @ ProgramError::Failed { .. })) => {
                 tracing::warn!(%error, "the rules may have been changed by somebody else; saying all");
                 let applied = self.start(table)?;
@@ -150,6 +164,10 @@ impl Backend for Iptables {
             }
             Ok(applied) => {
                 self.planner.followed(delta);
+                for (table, Turnover { gone, come }) in &plan.turnover {
+                    let (total, last) = self.rules.entry(*table).or_default();
+                    (*total, *last) = ((*total + come).saturating_sub(*gone), gone + come);
+                }
                 Ok(applied)
             }
             Err(error) => {
@@ -157,6 +175,15 @@ impl Backend for Iptables {
                 Err(error)
             }
         }
+    }
+
+    fn rules(&self) -> Vec<RuleCount> {
+        let count = |(table, (total, last)): (&Table, &(usize, usize))| RuleCount {
+            table: table.name(),
+            total: *total,
+            last: *last,
+        };
+        self.rules.iter().map(count).collect()
     }
 
     fn cleanup(&mut self) -> Result<(), IptablesError> {
@@ -186,6 +213,6 @@ fn removal(saved: &Saved) -> Plan {
         chains: chains.map(|key| (key.clone(), None)).collect(),
         jumps: Vec::new(),
         closed: closed.map(|way| (way.table, way.from.clone(), way.rule.clone())).collect(),
-        looks: 0,
+        ..Plan::default()
     }
 }

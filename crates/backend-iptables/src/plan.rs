@@ -23,6 +23,15 @@ pub struct Plan {
     pub(crate) closed: Vec<(Table, String, String)>,
     /// How many values of the table were looked at to make this.
     pub(crate) looks: usize,
+    /// How many rules each table has less and more after it, those that are said anew in both.
+    pub(crate) turnover: BTreeMap<Table, Turnover>,
+}
+
+/// How many rules of a table go, and how many come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Turnover {
+    pub(crate) gone: usize,
+    pub(crate) come: usize,
 }
 
 impl Plan {
@@ -132,7 +141,9 @@ impl Planner {
         let chains = self.all(table).into_iter().map(|(key, rules)| (key, Some(rules))).collect();
         let mut jumps = self.jumps(table);
         jumps.reverse();
-        Plan { chains, jumps, ..Plan::default() }
+        let mut plan = Plan { chains, jumps, ..Plan::default() };
+        plan.count(&Chains::new());
+        plan
     }
 
     pub(crate) fn jumps(&self, table: &ForwardingTable) -> Vec<Jump> {
@@ -176,6 +187,7 @@ impl Planner {
         }
         let mut plan = Plan { chains: difference(&old, new), ..Plan::default() };
         plan.relist(&before, &after, delta);
+        plan.count(&old);
         plan.looks = before.looks() + after.looks();
         plan
     }
@@ -203,8 +215,11 @@ impl Planner {
         let closed = closed.map(|(of, chain, rule)| (*of, (*chain).to_owned(), rule.clone()));
         let closed = closed.collect();
         jumps.retain(|jump| !had.contains(jump));
-        let chains = difference(&self.all(before), self.all(table));
-        Plan { chains, jumps, closed, looks: 0 }
+        let old = self.all(before);
+        let chains = difference(&old, self.all(table));
+        let mut plan = Plan { chains, jumps, closed, ..Plan::default() };
+        plan.count(&old);
+        plan
     }
 }
 
@@ -229,6 +244,22 @@ impl Plan {
                 .map(|check| check.iter().map(|check| health_check(*port, check)).collect());
             self.replace(List::HealthChecks, old, new);
         }
+    }
+
+    /// Counts what comes and goes where these chains, or some more, were.
+    fn count(&mut self, old: &Chains) {
+        let turnover = &mut self.turnover;
+        let mut note = |table: Table, gone: usize, come: usize| {
+            let noted = turnover.entry(table).or_default();
+            noted.gone += gone;
+            noted.come += come;
+        };
+        for (key, rules) in &self.chains {
+            let gone = old.get(key).map_or(0, Vec::len);
+            note(key.0, gone, rules.as_ref().map_or(0, Vec::len));
+        }
+        self.jumps.iter().for_each(|(table, ..)| note(*table, 0, 1));
+        self.closed.iter().for_each(|(table, ..)| note(*table, 1, 0));
     }
 
     fn replace(&mut self, list: List, old: Vec<String>, new: Vec<String>) {

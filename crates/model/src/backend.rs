@@ -29,8 +29,25 @@ pub trait Backend {
     /// hold the table before (somebody changed it), all of it is put right: [`Drift::Repaired`].
     fn apply(&mut self, table: &ForwardingTable, delta: &Delta) -> Result<Applied, Self::Error>;
 
+    /// How many rules the kernel holds and how many were said last, by table; nothing where their number
+    /// does not follow the Services.
+    fn rules(&self) -> Vec<RuleCount> {
+        Vec::new()
+    }
+
     /// Removes everything of this backend from the kernel.
     fn cleanup(&mut self) -> Result<(), Self::Error>;
+}
+
+/// How many rules a table has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RuleCount {
+    /// The table's name.
+    pub table: &'static str,
+    /// How many rules of ours it has.
+    pub total: usize,
+    /// How many of them the last change said or took back.
+    pub last: usize,
 }
 
 /// What was done.

@@ -21,7 +21,7 @@ mod service;
 mod table;
 mod walk;
 
-pub use backend::{Applied, Backend, Drift};
+pub use backend::{Applied, Backend, Drift, RuleCount};
 pub use delta::{Change, Delta};
 pub use engine::Model;
 pub use input::{

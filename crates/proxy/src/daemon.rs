@@ -419,9 +419,12 @@ where
     }
 
     fn report(&mut self, report: Report<B::Error>) {
-        let Report { family, kind, took, result, stale, checks, size, without_local } = report;
-        let (fronts, targets) = size;
-        for (policy, count) in without_local {
+        let Report { family, kind, took, result, stale, checks, .. } = report;
+        let (fronts, targets) = report.size;
+        for count in report.rules {
+            self.pages.metrics.iptables_rules(family, count);
+        }
+        for (policy, count) in report.without_local {
             self.pages.metrics.without_local(family, policy, count);
         }
         if let Some(checks) = checks {

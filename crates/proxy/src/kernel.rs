@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use portolan_backend_iptables::{Iptables, IptablesError};
 use portolan_backend_nftables::{Nftables, NftablesError, TABLE};
-use portolan_model::{Applied, Backend, Delta, Family, ForwardingTable, ModeProfile};
+use portolan_model::{Applied, Backend, Delta, Family, ForwardingTable, ModeProfile, RuleCount};
 use portolan_netlink::nft::{self, Batch, Monitor, NftError, Op, Socket, TableRef};
 use thiserror::Error;
 
@@ -177,6 +177,13 @@ impl Backend for Rules {
             Self::Iptables(iptables) => iptables.apply(table, delta)?,
             Self::Nftables(nftables) => nftables.apply(table, delta)?,
         })
+    }
+
+    fn rules(&self) -> Vec<RuleCount> {
+        match self {
+            Self::Iptables(iptables) => iptables.rules(),
+            Self::Nftables(nftables) => nftables.rules(),
+        }
     }
 
     fn cleanup(&mut self) -> Result<(), RulesError> {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use portolan_model::Family;
+use portolan_model::{Family, RuleCount};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family as Labelled;
@@ -17,7 +17,7 @@ use crate::sync::Kind;
 use crate::tally::Policy;
 
 type IpFamily = [(&'static str, &'static str); 1];
-type PolicyAndFamily = [(&'static str, &'static str); 2];
+type TwoLabels = [(&'static str, &'static str); 2];
 type Seconds = Gauge<f64, AtomicU64>;
 type Durations = Labelled<IpFamily, Histogram, fn() -> Histogram>;
 
@@ -51,7 +51,9 @@ pub struct Metrics {
     nftables_failures: Labelled<IpFamily, Counter>,
     restore_failures: Labelled<IpFamily, Counter>,
     partial_restore_failures: Labelled<IpFamily, Counter>,
-    without_local: Labelled<PolicyAndFamily, Gauge>,
+    iptables_total: Labelled<TwoLabels, Gauge>,
+    iptables_last: Labelled<TwoLabels, Gauge>,
+    without_local: Labelled<TwoLabels, Gauge>,
     repairs: Labelled<IpFamily, Counter>,
     conntrack_duration: Durations,
     conntrack_deleted: Labelled<IpFamily, Counter>,
@@ -93,6 +95,8 @@ impl Default for Metrics {
             nftables_failures: Labelled::default(),
             restore_failures: Labelled::default(),
             partial_restore_failures: Labelled::default(),
+            iptables_total: Labelled::default(),
+            iptables_last: Labelled::default(),
             without_local: Labelled::default(),
             repairs: Labelled::default(),
             conntrack_duration: durations(),
@@ -167,6 +171,16 @@ impl Default for Metrics {
             this.partial_restore_failures.clone(),
         );
         all.register(
+            "sync_proxy_rules_iptables_total",
+            "Number of iptables rules owned by the proxy",
+            this.iptables_total.clone(),
+        );
+        all.register(
+            "sync_proxy_rules_iptables_last",
+            "Number of iptables rules said or taken back by the last sync",
+            this.iptables_last.clone(),
+        );
+        all.register(
             "sync_proxy_rules_no_local_endpoints_total",
             "Service ports whose policy is Local and that have no endpoint on this node",
             this.without_local.clone(),
@@ -228,6 +242,15 @@ impl Metrics {
                 }
             }
         }
+    }
+
+    /// How many iptables rules there are, and how many the last sync turned over.
+    pub fn iptables_rules(&self, family: Family, count: RuleCount) {
+        let [of_family] = label(family);
+        let label = [of_family, ("table", count.table)];
+        let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        self.iptables_total.get_or_create(&label).set(number(count.total));
+        self.iptables_last.get_or_create(&label).set(number(count.last));
     }
 
     /// How many Service ports drop packets for want of an endpoint on this node.

@@ -13,7 +13,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use portolan_model::{
-    Applied, Backend, Config, Delta, Event, Family, HealthCheck, Model, NodePort, NodePortAddresses,
+    Applied, Backend, Config, Delta, Event, Family, HealthCheck, Model, NodePort,
+    NodePortAddresses, RuleCount,
 };
 
 use crate::stale::StaleUdp;
@@ -61,6 +62,8 @@ pub struct Report<E> {
     pub size: (usize, usize),
     /// How many Service ports drop packets for want of an endpoint on this node, by policy.
     pub without_local: [(Policy, usize); 2],
+    /// How many rules there are, where that is counted.
+    pub rules: Vec<RuleCount>,
 }
 
 /// What load balancers are told by one family.
@@ -143,6 +146,7 @@ impl<B: Backend> Member<B> {
             result,
             size: (table.fronts.len(), self.tally.targets()),
             without_local: Policy::ALL.map(|policy| (policy, self.tally.without_local(policy))),
+            rules: self.backend.rules(),
         })
     }
 

@@ -1,6 +1,6 @@
 //! The kernel takes the rules, by either iptables, and tampering is seen and put right.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::resume_unwind;
 use std::process::Command;
 use std::time::Duration;
@@ -140,6 +140,26 @@ fn chains(programs: &Programs) -> BTreeSet<String> {
     text.lines().filter(|line| line.contains("KUBE-")).map(str::to_owned).collect()
 }
 
+/// How many rules of ours the kernel holds, by table.
+fn counted(programs: &Programs) -> BTreeMap<String, usize> {
+    let saved = Command::new(&programs.save).output().unwrap();
+    let text = String::from_utf8(saved.stdout).unwrap();
+    let (mut counts, mut table) = (BTreeMap::new(), "");
+    for line in text.lines() {
+        table = line.strip_prefix('*').unwrap_or(table);
+        if line.starts_with("-A") && line.contains("KUBE-") {
+            *counts.entry(table.to_owned()).or_default() += 1;
+        }
+    }
+    counts
+}
+
+/// The same as the backend has it; a table without rules is none.
+fn claimed(backend: &Iptables) -> BTreeMap<String, usize> {
+    let counts = backend.rules().into_iter().filter(|count| count.total > 0);
+    counts.map(|count| (count.table.to_owned(), count.total)).collect()
+}
+
 fn a_life(stack: &Stack, variant: &str) {
     let programs = stack.programs(variant);
     let mut backend = Iptables::with_programs(Options::default(), programs.clone());
@@ -153,6 +173,7 @@ fn a_life(stack: &Stack, variant: &str) {
         let applied = backend.apply(model.table(), &delta).unwrap();
         assert_eq!(applied.drift, Drift::None);
         assert!(backend.verify(model.table()).unwrap(), "with {number} endpoints");
+        assert_eq!(claimed(&backend), counted(&programs), "with {number} endpoints");
     }
     let restore = programs.restore.to_str().unwrap();
     let iptables = restore.strip_suffix("-restore").unwrap();
@@ -167,6 +188,7 @@ fn a_life(stack: &Stack, variant: &str) {
         assert!(!backend.verify(model.table()).unwrap(), "{damage:?} was not seen");
         backend.start(model.table()).unwrap();
         assert!(backend.verify(model.table()).unwrap(), "{damage:?} was not put right");
+        assert_eq!(claimed(&backend), counted(&programs), "after {damage:?}");
     }
     backend.cleanup().unwrap();
     assert_eq!(chains(&programs), BTreeSet::new());

@@ -200,6 +200,11 @@ fn flushed_iptables_rules_come_back_with_an_event_and_a_metric() {
         let (_, text) = crate::pages::get("127.0.0.1:10249", "/metrics").await.unwrap();
         let repairs = "kubeproxy_sync_proxy_rules_repairs_total{ip_family=\"IPv4\"}";
         assert!(text.contains(repairs), "{text}");
+        for table in ["filter", "nat"] {
+            let name = "kubeproxy_sync_proxy_rules_iptables_total";
+            let line = format!("{name}{{ip_family=\"IPv4\",table=\"{table}\"}} ");
+            assert!(text.contains(&line), "{line} in {text}");
+        }
         proxy.stop().await;
     });
 }
