@@ -21,4 +21,6 @@ mod random;
 #[cfg(test)]
 mod sample;
 #[cfg(test)]
+mod sctp;
+#[cfg(test)]
 mod traffic;
