@@ -57,7 +57,7 @@ pub(crate) struct Setup {
     masquerade_all: MasqueradeAll,
     detector: Detector,
     localhost: LocalhostNodePorts,
-    ranges_hold: SourceRangesHold,
+    pub(crate) ranges_hold: SourceRangesHold,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

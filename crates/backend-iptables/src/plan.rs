@@ -21,6 +21,9 @@ pub struct Plan {
     pub(crate) jumps: Vec<Jump>,
     /// Ways in that go: table, chain, rule.
     pub(crate) closed: Vec<(Table, String, String)>,
+    /// Rules in whose place others come, in the same transaction: among rules that read alike, the first
+    /// one is deleted, so that these go before the others are there.
+    pub(crate) replaced: Vec<(Table, String, String)>,
     /// How many values of the table were looked at to make this.
     pub(crate) looks: usize,
     /// How many rules each table has less and more after it, those that are said anew in both.
@@ -37,13 +40,18 @@ pub(crate) struct Turnover {
 impl Plan {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.chains.is_empty() && self.jumps.is_empty() && self.closed.is_empty()
+        self.chains.is_empty() && self.jumps.is_empty() && self.taken().next().is_none()
     }
 
     /// How many chains and rules are said or removed.
     pub fn operations(&self) -> usize {
         let rules = |rules: &Option<Vec<String>>| 1 + rules.as_ref().map_or(0, Vec::len);
-        self.chains.values().map(rules).sum::<usize>() + self.jumps.len() + self.closed.len()
+        self.chains.values().map(rules).sum::<usize>() + self.jumps.len() + self.taken().count()
+    }
+
+    /// All rules that go by themselves.
+    fn taken(&self) -> impl Iterator<Item = &(Table, String, String)> {
+        self.closed.iter().chain(&self.replaced)
     }
 
     /// How many values of the table were looked up to make this plan of a delta: what its effort is
@@ -55,7 +63,7 @@ impl Plan {
     /// How many tables are changed, each at once.
     pub(crate) fn tables(&self) -> usize {
         let of_jumps = self.jumps.iter().map(|(table, ..)| *table);
-        let of_jumps = of_jumps.chain(self.closed.iter().map(|(table, ..)| *table));
+        let of_jumps = of_jumps.chain(self.taken().map(|(table, ..)| *table));
         self.chains.keys().map(|(table, _)| *table).chain(of_jumps).collect::<BTreeSet<_>>().len()
     }
 }
@@ -84,7 +92,10 @@ impl Plan {
         let kept = || chains().filter(|(_, rules)| rules.is_some() && adds);
         let gone = || chains().filter(|(_, rules)| rules.is_none() && removes);
         let opened = || self.jumps.iter().filter(|(of, ..)| here(of) && adds);
-        let closed = || self.closed.iter().filter(|(of, ..)| here(of) && removes);
+        let closed = || {
+            let replaced = self.replaced.iter().filter(|(of, ..)| here(of) && adds);
+            replaced.chain(self.closed.iter().filter(|(of, ..)| here(of) && removes))
+        };
         if kept().next().is_none()
             && gone().next().is_none()
             && opened().next().is_none()
@@ -259,7 +270,8 @@ impl Plan {
             note(key.0, gone, rules.as_ref().map_or(0, Vec::len));
         }
         self.jumps.iter().for_each(|(table, ..)| note(*table, 0, 1));
-        self.closed.iter().for_each(|(table, ..)| note(*table, 1, 0));
+        let taken = self.closed.iter().chain(&self.replaced);
+        taken.for_each(|(table, ..)| note(*table, 1, 0));
     }
 
     fn replace(&mut self, list: List, old: Vec<String>, new: Vec<String>) {
@@ -267,7 +279,8 @@ impl Plan {
             return;
         }
         let (table, chain) = list.chain();
-        self.closed.extend(old.into_iter().map(|rule| (table, chain.to_owned(), rule)));
+        let taken = if new.is_empty() { &mut self.closed } else { &mut self.replaced };
+        taken.extend(old.into_iter().map(|rule| (table, chain.to_owned(), rule)));
         // Each goes before those that are there.
         self.jumps.extend(new.into_iter().rev().map(|rule| (table, chain, rule)));
     }

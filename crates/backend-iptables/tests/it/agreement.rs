@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use crate::machine::{Fate, Machine};
 use crate::objects::ip;
-use crate::random::{PLACES, Place, setup, step};
+use crate::random::{Happening, PLACES, Place, USUAL, setup, step};
 
 /// Where node ports may answer.
 pub(crate) const AT: &[Option<bool>] = &[None, Some(true), Some(false)];
@@ -33,8 +33,39 @@ pub(crate) fn fates(machine: &Machine, place: &Place, packet: &Packet) -> BTreeS
     machine.fates(packet, &[ip(place.node)])
 }
 
+/// Of what reads alike before and after, the old rules go: who may use a front is let through before
+/// the others are stopped.
+#[test]
+fn who_may_use_a_front_still_may_when_it_gets_another_name() {
+    let place = &PLACES[0];
+    let mut setup = USUAL;
+    setup.ranges_hold = SourceRangesHold::AtNodePortsToo;
+    let mut model = place.model(&setup);
+    let named = |number| Happening::Service {
+        number: 0,
+        ports: vec![(Protocol::Udp, number, Some(30000))],
+        external_ips: BTreeSet::new(),
+        ingress: BTreeSet::new(),
+        ranges: [1, 2].into(),
+        policies: [TrafficPolicy::Cluster; 2],
+        affinity: SessionAffinity::None,
+        mode: IpMode::Vip,
+    };
+    model.apply(named(80).event(place));
+    model.flush();
+    let planner = Planner::new(Options::default());
+    let mut machine = Machine::default();
+    machine.restore(&planner.full(model.table()).to_string()).unwrap();
+    model.apply(named(81).event(place));
+    let delta = model.flush();
+    machine.restore(&planner.delta(model.table(), &delta).to_string()).unwrap();
+    for packet in place.packets() {
+        assert_eq!(fates(&machine, place, &packet), expected(model.table(), &packet), "{packet:?}");
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(160))]
 
     #[test]
     fn rules_agree_with_the_walk_after_any_changes(
