@@ -40,7 +40,7 @@ use crate::health::Eligibility;
 use crate::health_checks::HealthChecks;
 use crate::http::Pages;
 use crate::sync::{Kind, Report, Syncer};
-use crate::{ProxyError, addresses, convert, kernel};
+use crate::{ProxyError, addresses, convert, kernel, sysctls};
 
 mod turn;
 
@@ -398,6 +398,10 @@ where
         }
         tracing::info!(%family, "Rules are in place");
         turn.done();
+        if family == Family::Ipv4 {
+            let failed = sysctls::open_localhost(&self.settings, &self.pages.metrics);
+            self.events.sysctls_failed(&failed);
+        }
         self.remove_others(family);
     }
 

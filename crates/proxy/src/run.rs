@@ -135,6 +135,8 @@ pub async fn run(options: Options) -> Result<ExitCode, ProxyError> {
     settings.without_effect().iter().for_each(|line| tracing::warn!("{line}"));
     if args.init_only == Some(true) {
         sysctls::apply(&settings, cores(), &Metrics::default());
+        // Who runs after this may not be allowed to.
+        sysctls::open_localhost(&settings, &Metrics::default());
         return Ok(ExitCode::SUCCESS);
     }
     let mut file = args.config.is_some().then_some(File { path, text, args: &args, host_name });

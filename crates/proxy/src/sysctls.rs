@@ -40,10 +40,21 @@ pub(crate) fn apply(settings: &Settings, cores: usize, metrics: &Metrics) -> Vec
     if conntrack.tcp_be_liberal {
         note(sysctl::write("net/netfilter/nf_conntrack_tcp_be_liberal", 1));
     }
-    // What is sent from 127.0.0.1 may leave there once its address is rewritten; the rules keep all
-    // else out.
-    if settings.localhost_node_ports == LocalhostNodePorts::On {
-        note(sysctl::write("net/ipv4/conf/all/route_localnet", 1));
+    failed
+}
+
+/// Lets what is sent from 127.0.0.1 leave there once its address is rewritten, where node ports answer
+/// at localhost. It lets neighbours ask for such addresses as well, which only the rules keep out: they
+/// must be there before (CVE-2020-8558).
+pub(crate) fn open_localhost(settings: &Settings, metrics: &Metrics) -> Vec<SysctlError> {
+    if settings.localhost_node_ports == LocalhostNodePorts::Off {
+        return Vec::new();
+    }
+    let written = sysctl::write("net/ipv4/conf/all/route_localnet", 1);
+    let failed: Vec<_> = written.err().into_iter().collect();
+    for e in &failed {
+        metrics.sysctl_failed();
+        tracing::warn!("{e}; it stays as it is");
     }
     failed
 }

@@ -9,6 +9,7 @@ use k8s_openapi::api::events::v1 as events;
 use kube::Api;
 use kube::api::ListParams;
 use portolan_netlink::nft::{Batch, Family, Op, Socket, Table, TableRef};
+use portolan_netlink::sysctl;
 use portolan_proxy::{Options, ProxyError};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -141,6 +142,31 @@ fn a_clean_up_removes_the_rules_of_every_mode_and_nobody_elses() {
         for line in before.lines().filter(|line| line.starts_with("-A")) {
             assert!(after.contains(line), "{line} in {after}");
         }
+    });
+}
+
+/// Before the rules that keep neighbours out are there, the kernel must.
+#[test]
+fn localhost_is_not_opened_before_the_rules_are_there() {
+    let test = "localhost_is_not_opened_before_the_rules_are_there";
+    in_each_mode(test, async |mut api| {
+        let opened = || sysctl::read("net/ipv4/conf/all/route_localnet").unwrap();
+        api.stop_server();
+        let proxy = api.proxy_with("featureGates: {KubeProxyNFTablesLocalhostNodePorts: true}\n");
+        until("the proxy's pages", async || crate::pages::get("127.0.0.1:10249", "/healthz").await)
+            .await;
+        for _ in 0..20 {
+            assert_eq!(opened(), "0");
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        api.start_server().await;
+        until("localhost to be opened", async || (opened() == "1").then_some(())).await;
+        let has_rules = match api.mode {
+            "iptables" => iptables_save().contains("block incoming localnet connections"),
+            _ => table().is_some(),
+        };
+        assert!(has_rules);
+        proxy.stop().await;
     });
 }
 
