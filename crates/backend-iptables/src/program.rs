@@ -1,11 +1,14 @@
 //! Running `iptables-restore` and `iptables-save`.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::path::PathBuf;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use portolan_model::Family;
 use thiserror::Error;
 
@@ -45,6 +48,22 @@ impl Programs {
         }
     }
 
+    /// Whether the programs can be run and are new enough for the text that they get.
+    ///
+    /// # Errors
+    /// When `iptables-restore` is missing, does not tell its version, or is older than
+    /// [`Version::NEEDED`].
+    pub fn check(&self) -> Result<(), ProgramError> {
+        let said = run(&self.restore, &["--version"], "", self.limit)?;
+        match Version::of(&said) {
+            Some(version) if version >= Version::NEEDED => Ok(()),
+            _ => Err(ProgramError::TooOld {
+                program: self.restore.clone(),
+                said: said.lines().next().unwrap_or_default().escape_debug().to_string(),
+            }),
+        }
+    }
+
     /// Hands text to the kernel; each table is changed as a whole or not at all.
     pub(crate) fn restore(&self, text: &str) -> Result<(), ProgramError> {
         let lines = u32::try_from(text.lines().count()).unwrap_or(u32::MAX);
@@ -59,6 +78,23 @@ impl Programs {
     }
 }
 
+/// A version of iptables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Version([u32; 3]);
+
+impl Version {
+    /// The first whose `iptables-restore` waits for the lock and which knows `--random-fully`.
+    pub(crate) const NEEDED: Self = Self([1, 6, 2]);
+
+    /// Reads what `--version` says, as in `iptables-restore v1.8.9 (nf_tables)`.
+    fn of(text: &str) -> Option<Self> {
+        let number = text.split_whitespace().find_map(|word| word.strip_prefix('v'))?;
+        let mut parts = number.split('.').map(|part| part.parse().ok());
+        let mut next = || parts.next().unwrap_or(Some(0));
+        Some(Self([next()?, next()?, next()?]))
+    }
+}
+
 /// Why a program did not do its work.
 #[derive(Debug, Error)]
 pub enum ProgramError {
@@ -67,6 +103,14 @@ pub enum ProgramError {
     Missing {
         /// The program.
         program: PathBuf,
+    },
+    /// It lacks what the rules need.
+    #[error("{program} says \"{said}\", but the rules need iptables 1.6.2 or later")]
+    TooOld {
+        /// The program.
+        program: PathBuf,
+        /// What it says of its version.
+        said: String,
     },
     /// It could not be run, or not be talked to.
     #[error("cannot run {program}: {source}")]
@@ -105,20 +149,21 @@ pub enum ProgramError {
 }
 
 fn run(
-    program: &PathBuf,
+    program: &Path,
     arguments: &[&str],
     input: &str,
     limit: Duration,
 ) -> Result<String, ProgramError> {
-    let unusable = |source| ProgramError::Unusable { program: program.clone(), source };
+    let unusable = |source| ProgramError::Unusable { program: program.to_owned(), source };
     let mut child = Command::new(program)
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
+        .process_group(0)
         .spawn()
         .map_err(|source| match source.kind() {
-            ErrorKind::NotFound => ProgramError::Missing { program: program.clone() },
+            ErrorKind::NotFound => ProgramError::Missing { program: program.to_owned() },
             _ => unusable(source),
         })?;
     // Threads of their own, so that a program that neither reads nor writes is ended nevertheless.
@@ -129,7 +174,7 @@ fn run(
     let output = child.stdout.take().map(collect);
     let complaint = child.stderr.take().map(collect);
     let Some(status) = wait(&mut child, limit).map_err(unusable)? else {
-        return Err(ProgramError::TimedOut { program: program.clone(), limit });
+        return Err(ProgramError::TimedOut { program: program.to_owned(), limit });
     };
     let text = |reader: Option<JoinHandle<io::Result<Vec<u8>>>>| {
         let bytes =
@@ -138,7 +183,7 @@ fn run(
     };
     let complaint = tail(text(complaint).map_err(unusable)?.trim());
     let output = text(output).map_err(unusable)?;
-    let program = program.clone();
+    let program = program.to_owned();
     if status.code() == Some(STATUS_LOCKED) && complaint.contains("lock") {
         return Err(ProgramError::Locked { program, complaint });
     }
@@ -151,7 +196,8 @@ fn run(
     }
 }
 
-/// Waits for a program's end; ends it, and returns nothing, when it takes too long.
+/// Waits for a program's end; ends it with all that it started, and returns nothing, when it takes too
+/// long.
 fn wait(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
     let end = Instant::now() + limit;
     loop {
@@ -159,7 +205,9 @@ fn wait(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
             return Ok(Some(status));
         }
         if Instant::now() >= end {
-            child.kill()?;
+            // Its group is there until the child is waited for.
+            let group = Pid::from_raw(child.id().try_into().map_err(io::Error::other)?);
+            killpg(group, Signal::SIGKILL)?;
             child.wait()?;
             return Ok(None);
         }
@@ -181,4 +229,23 @@ fn tail(text: &str) -> String {
         start += 1;
     }
     text[start..].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_and_compared() {
+        for (text, version) in [
+            ("iptables-restore v1.8.9 (nf_tables)\n", Some([1, 8, 9])),
+            ("iptables-restore v1.6.2", Some([1, 6, 2])),
+            ("iptables-restore v1.10", Some([1, 10, 0])),
+            ("iptables-restore vNext", None),
+            ("", None),
+        ] {
+            assert_eq!(Version::of(text), version.map(Version), "{text}");
+        }
+        assert!(Version([1, 10, 0]) > Version::NEEDED && Version([1, 4, 21]) < Version::NEEDED);
+    }
 }

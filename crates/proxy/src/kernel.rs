@@ -1,10 +1,8 @@
 //! The kernel's rules in the mode that the settings name, and those of the other modes, which go.
 
 use std::fmt::Display;
-use std::io::ErrorKind;
-use std::process::{Command, Stdio};
 
-use portolan_backend_iptables::{Iptables, IptablesError};
+use portolan_backend_iptables::{Iptables, IptablesError, ProgramError, Programs};
 use portolan_backend_nftables::{Nftables, NftablesError, TABLE};
 use portolan_model::{Applied, Backend, Delta, Family, ForwardingTable, ModeProfile, RuleCount};
 use portolan_netlink::nft::{self, Batch, Monitor, NftError, Op, Socket, TableRef};
@@ -40,11 +38,11 @@ pub enum ModeError {
         .0.name()
     )]
     NotYet(Mode),
-    /// iptables' programs are not to be found.
+    /// iptables' programs are not to be found, or too old.
     #[error(
-        "{0} cannot be run: {1}; hint: install iptables, or set mode: nftables (--proxy-mode=nftables), which needs no program"
+        "{0}; hint: install iptables, or set mode: nftables (--proxy-mode=nftables), which needs no program"
     )]
-    NoIptables(&'static str, std::io::Error),
+    NoIptables(#[from] ProgramError),
     /// No way to nf_tables.
     #[error(
         "{0}; hint: the proxy needs CAP_NET_ADMIN in its network namespace, and a kernel with nf_tables"
@@ -73,15 +71,9 @@ impl Rules {
     }
 }
 
-/// Whether iptables' programs can be run at all.
+/// Whether iptables' programs can be run at all, and are new enough.
 pub(crate) fn has_iptables(family: Family) -> Result<(), ModeError> {
-    let program = match family {
-        Family::Ipv4 => "iptables-restore",
-        Family::Ipv6 => "ip6tables-restore",
-    };
-    let mut command = Command::new(program);
-    command.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    command.status().map(drop).map_err(|e| ModeError::NoIptables(program, e))
+    Programs::of(family).check().map_err(ModeError::NoIptables)
 }
 
 /// Hears of what others do to the rules, in the mode whose rules the kernel speaks of.
@@ -142,7 +134,7 @@ fn nft_family(family: Family) -> nft::Family {
 
 fn remove_iptables(family: Family) -> Result<(), IptablesError> {
     match has_iptables(family) {
-        Err(ModeError::NoIptables(_, e)) if e.kind() == ErrorKind::NotFound => Ok(()),
+        Err(ModeError::NoIptables(ProgramError::Missing { .. })) => Ok(()),
         _ => Iptables::new(family, Default::default()).cleanup(),
     }
 }

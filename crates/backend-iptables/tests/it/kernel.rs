@@ -12,7 +12,7 @@ use portolan_model::*;
 use crate::objects::{ip, port};
 
 /// Runs something in a network namespace of its own, which vanishes with the thread.
-fn in_namespace(test: &str, body: impl FnOnce() + Send + 'static) {
+pub(crate) fn in_namespace(test: &str, body: impl FnOnce() + Send + 'static) {
     let made = std::thread::spawn(|| unshare(CloneFlags::CLONE_NEWNET)).join();
     if let Err(e) = made.expect("a bare system call does not panic") {
         return println!("SKIP {test}: no network namespaces: {e}");
