@@ -45,11 +45,14 @@ pub(crate) fn with_namespaces(path: &str, body: impl FnOnce() + Send + 'static) 
 /// Runs the test once more in a user namespace, where it is root over its own namespaces only.
 fn as_ordinary_user(path: &str) {
     let exe = std::env::current_exe().expect("a test knows its binary");
+    // The usual one is root's alone.
+    let xtables_lock = tempfile::NamedTempFile::new().expect("a temporary file");
     let output = Command::new("unshare")
         .args(["--user", "--map-root-user", "--net"])
         .arg(exe)
         .args([path, "--exact", "--nocapture"])
         .env(INSIDE, "1")
+        .env("XTABLES_LOCKFILE", xtables_lock.path())
         .output();
     let output = match output {
         Ok(output) => output,

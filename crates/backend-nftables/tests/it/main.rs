@@ -6,6 +6,8 @@ mod agreement;
 #[cfg(test)]
 mod census;
 #[cfg(test)]
+mod invalid;
+#[cfg(test)]
 mod lab;
 #[cfg(test)]
 mod load;

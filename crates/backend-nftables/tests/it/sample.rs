@@ -7,7 +7,7 @@ use proptest::test_runner::TestRunner;
 
 use crate::lab::{Lab, Namespace, Outcome};
 use crate::objects::{NODE, STACKS, Stack, at, ip, service, slice};
-use crate::traffic::{Mode, in_each_mode, programmed};
+use crate::traffic::{in_each_mode, programmed};
 
 /// How many tables are tried by each backend, and how many connections on each.
 const TABLES: usize = 4;
@@ -134,10 +134,7 @@ fn client<'a>(lab: &'a Lab, trial: &Trial) -> &'a Namespace {
 fn packets_get_what_the_walk_says() {
     in_each_mode("packets_get_what_the_walk_says", PODS, "sample", |mode, lab| {
         let mut dice = Dice(TestRunner::deterministic());
-        let profile = match mode {
-            Mode::Nftables => ModeProfile::NFTABLES,
-            Mode::Iptables => ModeProfile::IPTABLES,
-        };
+        let profile = mode.profile();
         let mut kinds = [0; 3];
         for table in 0..TABLES {
             let stack = &STACKS[table % 2];

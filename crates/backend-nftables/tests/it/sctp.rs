@@ -38,13 +38,19 @@ fn init(to: u16) -> Vec<u8> {
     packet
 }
 
-fn raw(namespace: &Namespace, family: Family) -> Socket {
+/// A raw socket of a protocol.
+pub(crate) fn raw(namespace: &Namespace, family: Family, protocol: i32) -> Socket {
     let domain = if family == Family::Ipv4 { Domain::IPV4 } else { Domain::IPV6 };
-    namespace.run(|| Socket::new(domain, Type::RAW, Some(SCTP.into())).unwrap())
+    namespace.run(|| Socket::new(domain, Type::RAW, Some(protocol.into())).unwrap())
 }
 
-/// The next INIT that arrives within a moment, without its IP header.
-fn arrived(mut socket: &Socket, family: Family, patience: Duration) -> Option<Vec<u8>> {
+/// The next packet of this kind that arrives within a moment, without its IP header.
+pub(crate) fn arrived(
+    mut socket: &Socket,
+    family: Family,
+    patience: Duration,
+    is_it: impl Fn(&[u8]) -> bool,
+) -> Option<Vec<u8>> {
     socket.set_read_timeout(Some(patience)).unwrap();
     let began = Instant::now();
     let mut buffer = [0; 256];
@@ -55,11 +61,15 @@ fn arrived(mut socket: &Socket, family: Family, patience: Duration) -> Option<Ve
             Family::Ipv6 => 0,
         };
         let packet = buffer.get(header..len)?;
-        if packet.get(12) == Some(&1) {
+        if is_it(packet) {
             return Some(packet.to_vec());
         }
     }
     None
+}
+
+fn is_init(packet: &[u8]) -> bool {
+    packet.get(12) == Some(&1)
 }
 
 fn phone(stack: &Stack) -> [Event; 2] {
@@ -91,12 +101,12 @@ fn an_init_reaches_the_endpoint_with_its_port_and_checksum_rewritten() {
                 (&lab.node, stack.service(16), 80),
                 (&lab.client, stack.node.to_owned(), node_port),
             ] {
-                let end = raw(&lab.pods[0], stack.family);
-                let client = raw(from, stack.family);
+                let end = raw(&lab.pods[0], stack.family, SCTP);
+                let client = raw(from, stack.family, SCTP);
                 // A raw socket of IPv6 wants no port in the address.
                 let to = SockAddr::from(SocketAddr::new(ip(&to), 0));
                 client.send_to(&init(at), &to).unwrap();
-                let got = arrived(&end, stack.family, Duration::from_secs(3));
+                let got = arrived(&end, stack.family, Duration::from_secs(3), is_init);
                 let got = got.unwrap_or_else(|| panic!("nothing arrived of {to:?} {at}"));
                 assert_eq!(got[2..4], 7000_u16.to_be_bytes());
                 let mut plain = got.clone();

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::Duration;
 
-use portolan_backend_iptables::Iptables;
+use portolan_backend_iptables::{Iptables, Programs};
 use portolan_backend_nftables::{Nftables, Options};
 use portolan_model::{
-    Backend, Event, IpMode, LoadBalancerIngress, LocalhostNodePorts, Model, Service,
-    SessionAffinity, SourceRangesHold, TrafficPolicy,
+    Backend, Event, Family, IpMode, LoadBalancerIngress, LocalhostNodePorts, ModeProfile, Model,
+    Service, SessionAffinity, SourceRangesHold, TrafficPolicy,
 };
 use portolan_netlink::sysctl;
 
@@ -19,10 +19,31 @@ use crate::objects::{NODE, STACKS, Stack, at, flushed, ip, service, slice};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
     Nftables,
+    /// By what `iptables-restore` is by default, which is nf_tables nearly everywhere.
     Iptables,
+    IptablesLegacy,
 }
 
-const MODES: [Mode; 2] = [Mode::Nftables, Mode::Iptables];
+const MODES: [Mode; 3] = [Mode::Nftables, Mode::Iptables, Mode::IptablesLegacy];
+
+impl Mode {
+    pub(crate) fn profile(self) -> ModeProfile {
+        match self {
+            Self::Nftables => ModeProfile::NFTABLES,
+            Self::Iptables | Self::IptablesLegacy => ModeProfile::IPTABLES,
+        }
+    }
+}
+
+/// The programs that know only the older interface of the kernel.
+fn legacy(family: Family) -> Programs {
+    let name = if family == Family::Ipv4 { "iptables" } else { "ip6tables" };
+    Programs {
+        restore: format!("{name}-legacy-restore").into(),
+        save: format!("{name}-legacy-save").into(),
+        ..Programs::of(family)
+    }
+}
 
 /// One of them.
 pub(crate) enum Rules {
@@ -82,6 +103,9 @@ pub(crate) fn programmed(mode: Mode, lab: &Lab, model: &Model) -> Rules {
         let mut rules = match mode {
             Mode::Nftables => Rules::Nftables(Nftables::open(family, Options::default()).unwrap()),
             Mode::Iptables => Rules::Iptables(Iptables::new(family, Default::default())),
+            Mode::IptablesLegacy => {
+                Rules::Iptables(Iptables::with_programs(Default::default(), legacy(family)))
+            }
         };
         rules.start(model);
         rules
