@@ -3,6 +3,9 @@
 #[cfg(test)]
 mod agreement;
 #[cfg(test)]
+#[path = "../../../../tests/support/changes.rs"]
+mod changes;
+#[cfg(test)]
 mod effort;
 #[cfg(test)]
 mod golden;

@@ -13,12 +13,24 @@ use crate::random::{Happening, PLACES, setup, step};
 /// How often each row must come up.
 const ENOUGH: usize = 100;
 
+/// The modes whose packets are counted apart.
+const PROFILES: [(&str, ModeProfile); 2] =
+    [("nftables", ModeProfile::NFTABLES), ("iptables", ModeProfile::IPTABLES)];
+
+/// What does not happen in mode iptables: there, such packets go their way.
+const NOT_IN_IPTABLES: [&str; 2] = ["REJECT: undefined port", "DROP: unallocated cluster IP"];
+
+/// How often each row came up: in objects and tables, or in the packets of a mode.
 #[derive(Default)]
-struct Census(BTreeMap<&'static str, usize>);
+struct Census(BTreeMap<(&'static str, &'static str), usize>);
 
 impl Census {
     fn note(&mut self, row: &'static str, holds: bool) {
-        *self.0.entry(row).or_default() += usize::from(holds);
+        self.note_in("objects", row, holds);
+    }
+
+    fn note_in(&mut self, place: &'static str, row: &'static str, holds: bool) {
+        *self.0.entry((place, row)).or_default() += usize::from(holds);
     }
 
     /// The fields of Services and slices.
@@ -107,8 +119,13 @@ impl Census {
     }
 
     /// What becomes of a packet, and why.
-    fn packet(&mut self, table: &ForwardingTable, packet: &Packet) {
-        let (verdict, reasons) = walk(table, &ModeProfile::NFTABLES, packet);
+    fn packet(
+        &mut self,
+        (mode, profile): (&'static str, ModeProfile),
+        table: &ForwardingTable,
+        packet: &Packet,
+    ) {
+        let (verdict, reasons) = walk(table, &profile, packet);
         let pod_or_node = !reasons.contains(&Reason::From(SourceClass::Outside));
         let front = reasons.iter().find_map(|reason| match reason {
             Reason::Front { key, origin, .. } => Some((table.fronts.get(key)?, *origin)),
@@ -117,17 +134,17 @@ impl Census {
         let is_short_cut = front.is_some_and(|(front, origin)| {
             origin != Origin::ClusterIp && pod_or_node && front.inside != front.outside
         });
-        self.note("short-circuit of policy Local", is_short_cut);
-        self.note("not admitted", reasons.contains(&Reason::NotAdmitted));
-        self.note("REJECT: no endpoints", reasons.contains(&Reason::NoEndpoints));
+        self.note_in(mode, "short-circuit of policy Local", is_short_cut);
+        self.note_in(mode, "not admitted", reasons.contains(&Reason::NotAdmitted));
+        self.note_in(mode, "REJECT: no endpoints", reasons.contains(&Reason::NoEndpoints));
         let undefined = verdict == Verdict::Reject && front.is_none();
-        self.note("REJECT: undefined port", undefined);
+        self.note_in(mode, "REJECT: undefined port", undefined);
         let unallocated = verdict == Verdict::Drop && front.is_none();
-        self.note("DROP: unallocated cluster IP", unallocated);
+        self.note_in(mode, "DROP: unallocated cluster IP", unallocated);
         let local =
             verdict == Verdict::Drop && front.is_some() && !reasons.contains(&Reason::NotAdmitted);
-        self.note("DROP: no local endpoints", local);
-        self.note("PASS", verdict == Verdict::Pass);
+        self.note_in(mode, "DROP: no local endpoints", local);
+        self.note_in(mode, "PASS", verdict == Verdict::Pass);
         if let Verdict::Forward(choices) = verdict {
             for choice in choices {
                 let row = match choice.masquerade {
@@ -138,7 +155,7 @@ impl Census {
                     Some(MasqueradeReason::OwnAddress) => "masquerade: own address",
                     Some(MasqueradeReason::Hairpin) => "masquerade: hairpin",
                 };
-                self.note(row, true);
+                self.note_in(mode, row, true);
             }
         }
     }
@@ -163,13 +180,20 @@ fn every_row_of_what_kube_proxy_honours_is_drawn_often() {
             model.flush();
             census.table(model.table());
             let some = packets.iter().skip(case % 11).step_by(11);
-            some.for_each(|packet| census.packet(model.table(), packet));
+            for packet in some {
+                for profile in PROFILES {
+                    census.packet(profile, model.table(), packet);
+                }
+            }
         }
     }
-    for (row, count) in &census.0 {
-        println!("{count:>8}  {row}");
+    for ((place, row), count) in &census.0 {
+        println!("{count:>8}  {place}: {row}");
+    }
+    for row in NOT_IN_IPTABLES {
+        assert_eq!(census.0.remove(&("iptables", row)), Some(0), "{row}");
     }
     let rare: Vec<_> = census.0.iter().filter(|(_, count)| **count < ENOUGH).collect();
     assert!(rare.is_empty(), "too rarely: {rare:?}");
-    assert!(census.0.len() >= 50, "only {} rows", census.0.len());
+    assert!(census.0.len() >= 60, "only {} rows", census.0.len());
 }

@@ -6,6 +6,11 @@ mod agreement;
 #[cfg(test)]
 mod census;
 #[cfg(test)]
+#[path = "../../../../tests/support/changes.rs"]
+mod changes;
+#[cfg(test)]
+mod effort;
+#[cfg(test)]
 mod invalid;
 #[cfg(test)]
 mod lab;
