@@ -31,7 +31,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let server = Server::new(Config {
         store: Store::open(&dir.join("state"), Options::default())?,
         pki,
-        service_cidrs: vec!["10.96.0.0/12".parse()?],
+        service_cidrs: vec!["10.96.0.0/12".parse()?, "fd00:10:96::/112".parse()?],
         node_port_range: 30000..=32767,
         // Nothing listens there; only nodes and pods would use it.
         advertise: "172.30.0.1:6443".parse()?,

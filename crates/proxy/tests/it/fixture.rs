@@ -7,11 +7,10 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
-use kube::api::{Patch, PatchParams, PostParams};
+use k8s_openapi::api::events::v1 as events;
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use nix::sched::{CloneFlags, unshare};
-use portolan_apiserver::pki::{Pki, Usage};
-use portolan_apiserver::{Config, Server};
 use portolan_client::{Source, connect};
 use portolan_netlink::link::{Links, Netns, Route, VethEnd};
 use portolan_netlink::nft::{Dump, Family, Socket, TableRef};
@@ -19,13 +18,14 @@ use portolan_netlink::sysctl;
 use portolan_proxy::config::Settings;
 use portolan_proxy::config::load::parse;
 use portolan_proxy::{ProxyError, run_with};
-use portolan_store::{Op, Options, Store};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+use crate::apiserver::{ApiServer, Origin, Relay};
 
 /// How long a test waits for something that must happen.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -38,8 +38,7 @@ pub(crate) const PODS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 244, 0, 5), Ipv4Addr::
 pub(crate) const NODE_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x172, 0x30, 0, 0, 0, 0, 0x11);
 pub(crate) const POD_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, 5);
 
-/// A Service that is in the store from the beginning, with a cluster IP of each family: this server
-/// allocates of one family only.
+/// A Service that is there from the beginning, with a cluster IP of each family.
 pub(crate) const DUAL: &str = "dual";
 pub(crate) const DUAL_IPS: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(10, 96, 7, 7)),
@@ -47,11 +46,9 @@ pub(crate) const DUAL_IPS: [IpAddr; 2] = [
 ];
 pub(crate) const DUAL_PORT: u16 = 30077;
 
-fn dual() -> Op {
-    let value = json!({
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": DUAL, "namespace": "default", "uid": "5e0cbe6c-8f3a-4f0a-9d8b-0a4f1c1d7e55"},
+fn dual() -> Value {
+    json!({
+        "metadata": {"name": DUAL},
         "spec": {
             "type": "NodePort",
             "clusterIP": DUAL_IPS[0],
@@ -59,12 +56,8 @@ fn dual() -> Op {
             "ipFamilies": ["IPv4", "IPv6"],
             "ipFamilyPolicy": "RequireDualStack",
             "ports": [{"port": 80, "protocol": "TCP", "targetPort": 8080, "nodePort": DUAL_PORT}],
-            "sessionAffinity": "None",
-            "externalTrafficPolicy": "Cluster",
-            "internalTrafficPolicy": "Cluster",
         },
-    });
-    Op::Create { key: format!("/registry/core/services/default/{DUAL}"), value }
+    })
 }
 
 /// The modes whose rules any traffic must find its way through.
@@ -101,17 +94,20 @@ pub(crate) fn in_mode<F>(
 where
     F: Future<Output = ()>,
 {
+    let origin = Origin::of_environment();
+    let relay = origin.relay();
     let made = std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET)?;
         sysctl::plain_ipv6().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             addresses().await;
-            body(Fixture::start(mode).await).await;
+            body(Fixture::start(mode, relay).await).await;
         });
         Ok::<_, nix::Error>(())
     })
     .join();
+    origin.close();
     match made {
         Ok(Ok(())) => true,
         Ok(Err(e)) => {
@@ -146,29 +142,30 @@ async fn addresses() {
 
 pub(crate) struct Fixture {
     dir: TempDir,
-    pki: Arc<Pki>,
     address: SocketAddr,
-    server: Option<(std::thread::JoinHandle<()>, CancellationToken)>,
+    server: ApiServer,
     pub(crate) client: Client,
+    /// Where the Services are.
+    pub(crate) namespace: &'static str,
     /// The proxy's.
     pub(crate) mode: &'static str,
 }
 
 impl Fixture {
-    async fn start(mode: &'static str) -> Self {
+    async fn start(mode: &'static str, relay: Option<Arc<Relay>>) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let pki = Arc::new(Pki::ephemeral().unwrap());
         let listener = TcpListener::bind((NODE, 6443)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let pair =
-            pki.issue("kubernetes-admin", Some("system:masters"), &[], Usage::Client).unwrap();
+        let mut server = ApiServer::new(relay, dir.path());
         let path = dir.path().join("kubeconfig");
-        let kubeconfig = pki.kubeconfig(&format!("https://{address}"), "admin", &pair);
-        std::fs::write(&path, kubeconfig).unwrap();
+        std::fs::write(&path, server.kubeconfig(address, None)).unwrap();
         let client = connect(Source::Kubeconfig(path)).await.unwrap();
-        let mut this = Self { dir, pki, address, server: None, client, mode };
-        this.seed().await;
-        this.serve(listener).await;
+        server.serve(listener, address);
+        let namespace = server.namespace(&client).await;
+        let this = Self { dir, address, server, client, namespace, mode };
+        let services: Api<core::Service> = Api::default_namespaced(this.client.clone());
+        let dual = serde_json::from_value(dual()).unwrap();
+        services.create(&PostParams::default(), &dual).await.unwrap();
         let addresses: Vec<_> = [IpAddr::from(NODE), NODE_V6.into()]
             .map(|address| json!({"type": "InternalIP", "address": address}))
             .into();
@@ -184,49 +181,9 @@ impl Fixture {
         this
     }
 
-    /// Writes what the server could not be asked for.
-    async fn seed(&self) {
-        let store = Store::open(&self.dir.path().join("state"), Options::default()).unwrap();
-        store.commit(vec![dual()]).await.unwrap();
-    }
-
-    /// The server has a thread and runtime of its own: when it stops, all of it goes, as the
-    /// process of a real one would.
-    async fn serve(&mut self, listener: TcpListener) {
-        let listener = listener.into_std().unwrap();
-        let path = self.dir.path().join("state");
-        let (pki, advertise, stop) = (self.pki.clone(), self.address, CancellationToken::new());
-        let token = stop.clone();
-        let thread = std::thread::spawn(move || {
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                let server = Server::new(Config {
-                    store: Store::open(&path, Options::default()).unwrap(),
-                    pki,
-                    service_cidrs: vec!["10.96.0.0/12".parse().unwrap()],
-                    node_port_range: 30000..=32767,
-                    advertise,
-                })
-                .await
-                .unwrap();
-                let listener = TcpListener::from_std(listener).unwrap();
-                tokio::select! {
-                    served = server.serve(vec![listener], CancellationToken::new()) => {
-                        served.unwrap();
-                    }
-                    () = token.cancelled() => {}
-                }
-            });
-        });
-        self.server = Some((thread, stop));
-    }
-
     /// Stops the API server; clients see broken watches and refused connections.
     pub(crate) fn stop_server(&mut self) {
-        let (thread, stop) = self.server.take().expect("the server runs");
-        stop.cancel();
-        thread.join().unwrap();
+        self.server.stop();
     }
 
     /// Starts the API server again, on what it has stored.
@@ -235,21 +192,34 @@ impl Fixture {
         let listener =
             until("the API server's port", async || TcpListener::bind(self.address).await.ok())
                 .await;
-        self.serve(listener).await;
+        self.server.serve(listener, self.address);
     }
 
     /// A client with a user's rights.
     pub(crate) async fn client_of(&self, user: &str) -> Client {
-        let pair = self.pki.issue(user, None, &[], Usage::Client).unwrap();
         let path = self.dir.path().join("kubeconfig-of-a-user");
-        let url = format!("https://{}", self.address);
-        std::fs::write(&path, self.pki.kubeconfig(&url, user, &pair)).unwrap();
+        std::fs::write(&path, self.server.kubeconfig(self.address, Some(user))).unwrap();
         connect(Source::Kubeconfig(path)).await.unwrap()
     }
 
     /// The administrator's kubeconfig, beside which files may be put.
     pub(crate) fn kubeconfig(&self) -> std::path::PathBuf {
         self.dir.path().join("kubeconfig")
+    }
+
+    /// The event with this reason about the node or one of the test's objects.
+    pub(crate) async fn event(&self, reason: &str) -> events::Event {
+        let all: Api<events::Event> = Api::all(self.client.clone());
+        let is_ours = |event: &events::Event| {
+            let regarding = event.regarding.as_ref();
+            event.metadata.namespace.as_deref() == Some(self.namespace)
+                || regarding.and_then(|of| of.name.as_deref()) == Some("node-1")
+        };
+        until(&format!("an event {reason}"), async || {
+            let all = all.list(&ListParams::default()).await.ok()?.items.into_iter();
+            all.filter(is_ours).find(|event| event.reason.as_deref() == Some(reason))
+        })
+        .await
     }
 
     /// Starts a proxy for node-1.
@@ -281,7 +251,6 @@ impl Fixture {
         let slice = json!({
             "metadata": {
                 "name": name,
-                "namespace": "default",
                 "labels": {"kubernetes.io/service-name": service},
             },
             "addressType": if is_v6 { "IPv6" } else { "IPv4" },

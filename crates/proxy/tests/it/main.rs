@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(clippy::print_stdout, reason = "skipped tests say so")]
 
+mod apiserver;
 mod fixture;
 mod mirrored;
 mod modes;

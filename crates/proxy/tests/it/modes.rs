@@ -5,9 +5,6 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Command;
 
-use k8s_openapi::api::events::v1 as events;
-use kube::Api;
-use kube::api::ListParams;
 use portolan_netlink::nft::{Batch, Family, Op, Socket, Table, TableRef};
 use portolan_netlink::sysctl;
 use portolan_proxy::{Options, ProxyError};
@@ -214,13 +211,7 @@ fn flushed_iptables_rules_come_back_with_an_event_and_a_metric() {
             assert!(Command::new("iptables").args(harm).status().unwrap().success());
             until_answer((ip, 80), "one").await;
         }
-        let all: Api<events::Event> = Api::default_namespaced(api.client.clone());
-        let event = until("an event about the node", async || {
-            let all = all.list(&ListParams::default()).await.ok()?;
-            let reason = Some("IptablesRulesRepaired");
-            all.items.into_iter().find(|event| event.reason.as_deref() == reason)
-        })
-        .await;
+        let event = api.event("IptablesRulesRepaired").await;
         let note = event.note.unwrap();
         assert!(note.contains("Somebody changed the IPv4 iptables rules"), "{note}");
         let (_, text) = crate::pages::get("127.0.0.1:10249", "/metrics").await.unwrap();

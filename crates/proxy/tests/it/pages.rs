@@ -84,14 +84,7 @@ fn a_kernel_setting_that_cannot_be_written_is_an_event_and_a_metric() {
         let ip = api.service("web", json!({"ports": [{"port": 80}]})).await;
         api.endpoints("web", "TCP", &[one]).await;
         until_answer((ip, 80), "one").await;
-        let events: kube::Api<k8s_openapi::api::events::v1::Event> =
-            kube::Api::default_namespaced(api.client.clone());
-        let event = until("an event about the node", async || {
-            let all = events.list(&kube::api::ListParams::default()).await.ok()?;
-            let reason = Some("SysctlNotWritten");
-            all.items.into_iter().find(|event| event.reason.as_deref() == reason)
-        })
-        .await;
+        let event = api.event("SysctlNotWritten").await;
         let note = event.note.unwrap();
         assert!(note.contains("nf_conntrack_max"), "{note}");
         let (_, text) = get("127.0.0.1:10249", "/metrics").await.unwrap();
@@ -114,18 +107,12 @@ fn load_balancers_are_told_of_endpoints_on_this_node() {
         let ip = api.service("web", spec).await;
         api.endpoints("web", "TCP", &[one]).await;
         until_answer((ip, 80), "one").await;
-        let events: kube::Api<k8s_openapi::api::events::v1::Event> =
-            kube::Api::default_namespaced(api.client.clone());
-        let event = until("an event about the Service", async || {
-            let all = events.list(&kube::api::ListParams::default()).await.ok()?;
-            let reason = Some("FailedToStartServiceHealthcheck");
-            all.items.into_iter().find(|event| event.reason.as_deref() == reason)
-        })
-        .await;
+        let event = api.event("FailedToStartServiceHealthcheck").await;
         assert_eq!(event.regarding.unwrap().name.as_deref(), Some("web"));
         let note = event.note.unwrap();
-        let begin = "node node-1 failed to start healthcheck \"default/web\" on port 32100: ";
-        assert!(note.starts_with(begin), "{note}");
+        let web = format!("{}/web", api.namespace);
+        let begin = format!("node node-1 failed to start healthcheck \"{web}\" on port 32100: ");
+        assert!(note.starts_with(&begin), "{note}");
         drop(taken);
 
         let check = format!("{NODE}:32100");
@@ -135,7 +122,7 @@ fn load_balancers_are_told_of_endpoints_on_this_node() {
                 let weight = head.headers["x-load-balancing-endpoint-weight"].to_str().unwrap();
                 let body: serde_json::Value = serde_json::from_str(&body).unwrap();
                 let expected = json!({
-                    "service": {"namespace": "default", "name": "web"},
+                    "service": {"namespace": api.namespace, "name": "web"},
                     "localEndpoints": count, "serviceProxyHealthy": true,
                 });
                 let is_so = (head.status.as_u16(), weight) == (code, &count.to_string());

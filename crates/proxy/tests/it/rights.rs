@@ -2,13 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::events::v1 as events;
 use k8s_openapi::api::rbac::v1 as rbac;
 use kube::Api;
 use kube::api::ListParams;
 use serde_json::json;
 
-use crate::fixture::{PODS, Proxy, in_each_mode, in_namespace, server, until, until_answer};
+use crate::fixture::{PODS, Proxy, in_each_mode, in_namespace, server, until_answer};
 
 /// What `system:node-proxier` may: API group, resource, verb.
 ///
@@ -68,13 +67,8 @@ fn a_proxy_with_that_role_alone_does_all_its_work() {
         let ip = api.service("web", json!({"ports": [{"port": 80}]})).await;
         api.endpoints("web", "TCP", &[one]).await;
         until_answer((ip, 80), "one").await;
-        let all: Api<events::Event> = Api::default_namespaced(api.client.clone());
         for reason in ["Starting", "SysctlNotWritten"] {
-            until("an event about the node", async || {
-                let all = all.list(&ListParams::default()).await.ok()?;
-                all.items.into_iter().find(|event| event.reason.as_deref() == Some(reason))
-            })
-            .await;
+            api.event(reason).await;
         }
         proxy.stop().await;
     });
