@@ -26,6 +26,9 @@ enum Task {
     Bench(bench::Options),
     /// Run tests in a kernel that has what this one lacks.
     Vm(vm::Options),
+    /// Show a guest this machine's files, to be read only.
+    #[command(hide = true)]
+    VmShare(vm::ShareOptions),
 }
 
 fn main() -> ExitCode {
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
         Task::Arch => arch::check().map(|()| ExitCode::SUCCESS),
         Task::Bench(options) => bench::run(&options).map(|()| ExitCode::SUCCESS),
         Task::Vm(options) => vm::run(&options),
+        Task::VmShare(options) => vm::share(&options).map(|()| ExitCode::SUCCESS),
     };
     match done {
         Ok(code) => code,

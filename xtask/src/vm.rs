@@ -3,15 +3,18 @@
 //!
 //! ```text
 //!   packages ─▶ kernel and modules, unpacked under target/vm
-//!   uml      ─▶ boots it: the host's files at the same paths, no network, one processor
+//!   uml      ─▶ boots it as a process of this machine, which writes the host's files
+//!   qemu     ─▶ boots it in an emulated machine, which reads them and keeps what it writes to itself
 //!   guest    ─▶ is its first process: mounts, modules, the job, its status, power off
 //! ```
 //!
-//! The job's output is streamed, its status is this task's. A kernel that hung before the job began is
-//! booted once more.
+//! Either has the host's files at the same paths, one processor and no network. The job's output is
+//! streamed, its status is this task's. A kernel that hung before the job began is booted once more.
 
+mod boot;
 mod guest;
 mod packages;
+mod qemu;
 mod uml;
 
 use std::path::{Path, PathBuf};
@@ -22,8 +25,11 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
+use boot::{Ended, Job, Machine};
 pub use guest::{is_guest, run as run_guest};
-use uml::{Ended, Job};
+use qemu::Qemu;
+pub use qemu::share::{Options as ShareOptions, share};
+use uml::Uml;
 
 /// The packages with tests that belong into such a kernel: ignored elsewhere, in a module `vm`.
 const SUITES: [&str; 1] = ["portolan-netlink"];
@@ -53,6 +59,17 @@ pub struct Options {
 enum Rig {
     /// Debian's user-mode-linux: a process of this machine. It has no nf_tables for IPv4 and IPv6.
     Uml,
+    /// An emulated machine with the kernel Debian has for clouds: all of it, and slower.
+    Qemu,
+}
+
+impl Rig {
+    fn unpacked(self, cache: &Path) -> Result<Box<dyn Machine>> {
+        Ok(match self {
+            Self::Uml => Box::new(Uml::unpacked(cache)?),
+            Self::Qemu => Box::new(Qemu::unpacked(cache)?),
+        })
+    }
 }
 
 /// How many tests there were.
@@ -79,10 +96,8 @@ impl Counts {
 
 /// Runs the jobs.
 pub fn run(options: &Options) -> Result<ExitCode> {
-    let Rig::Uml = options.rig;
-    let cache = cache()?;
-    let kernel = match packages::unpacked(&cache) {
-        Ok(kernel) => kernel,
+    let machine = match options.rig.unpacked(&cache()?) {
+        Ok(machine) => machine,
         Err(why) => {
             // Nothing but the want of a rig may end without a test.
             println!("SKIP vm: {why:#}");
@@ -104,7 +119,10 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         println!("vm: {}", program.display());
         let job = Job { program: program.clone(), arguments, directory: std::env::current_dir()? };
         let limit = Duration::from_secs(options.timeout);
-        let mut boot = || kernel.boot(&job, options.memory, limit, &mut |line| counts.read(line));
+        let mut boot = || {
+            let each = &mut |line: &str| counts.read(line);
+            boot::boot(machine.as_ref(), &job, options.memory, limit, each)
+        };
         let ended = match boot()? {
             Ended::BeforeTheJob(log) => {
                 eprintln!("vm: the kernel did not come up; once more. Its log ends:\n{log}");
@@ -120,6 +138,9 @@ pub fn run(options: &Options) -> Result<ExitCode> {
                 }
             }
             Ended::TooLate => faults.push(format!("{}: not done in time", program.display())),
+            Ended::Midway(log) => {
+                faults.push(format!("{}: the kernel ended, its log so:\n{log}", program.display()));
+            }
             Ended::BeforeTheJob(log) => bail!("the kernel does not come up; its log ends:\n{log}"),
         }
     }
