@@ -11,7 +11,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::termios::{SetArg, cfmakeraw, tcdrain, tcgetattr, tcsetattr};
 use serde_json::{Value, json};
 
-use super::uml::Job;
+use super::uml::{Job, Kernel};
 
 /// The variable, out of the kernel's command line, that names the folder of the job.
 pub const JOB: &str = "PORTOLAN_VM_JOB";
@@ -38,11 +38,11 @@ const MODULES: [&str; 8] = [
 ];
 
 /// Says to a guest what is to be done.
-pub fn write(dir: &Path, job: &Job, modprobe: &Path) -> Result<()> {
+pub fn write(dir: &Path, job: &Job, kernel: &Kernel) -> Result<()> {
     let environment: Vec<_> = std::env::vars().collect();
     let description = json!({
         "program": job.program, "arguments": job.arguments, "directory": job.directory,
-        "environment": environment, "modprobe": modprobe,
+        "environment": environment, "modprobe": kernel.modprobe, "tools": kernel.tools,
     });
     fs::write(dir.join(DESCRIPTION), description.to_string())?;
     Ok(())
@@ -140,7 +140,10 @@ fn perform(dir: &Path, description: &Value) -> Result<i32> {
         .envs(environment)
         .env(
             "PATH",
-            format!("{LEGACY}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+            format!(
+                "{LEGACY}:{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                text("tools")?,
+            ),
         )
         .current_dir(text("directory")?)
         .stdin(Stdio::null())

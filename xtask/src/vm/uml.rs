@@ -25,6 +25,8 @@ pub struct Kernel {
     pub program: PathBuf,
     /// Called with the names of modules.
     pub modprobe: PathBuf,
+    /// The folder of further programs for tests.
+    pub tools: PathBuf,
 }
 
 /// What is to be run in the guest.
@@ -69,7 +71,7 @@ impl Kernel {
         each_line: &mut dyn FnMut(&str),
     ) -> Result<Ended> {
         let dir = tempfile::Builder::new().prefix("portolan-vm").tempdir()?;
-        guest::write(dir.path(), job, &self.modprobe)?;
+        guest::write(dir.path(), job, self)?;
         let log = dir.path().join("log");
         let mut child = Running(self.start(dir.path(), &log, memory)?);
         let output = child.0.stdout.take().context("the kernel's output")?;
