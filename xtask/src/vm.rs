@@ -37,9 +37,10 @@ const SUITES: [&str; 1] = ["portolan-netlink"];
 /// Options of `cargo xtask vm`.
 #[derive(Args)]
 pub struct Options {
-    /// What the kernel runs in.
-    #[arg(long, value_enum, default_value_t = Rig::Uml)]
-    rig: Rig,
+    /// What the kernel runs in [default: uml for programs that are named, and else first the one and
+    /// then the other]
+    #[arg(long, value_enum)]
+    rig: Option<Rig>,
     /// How long all of a job may take, in seconds.
     #[arg(long, default_value_t = 600)]
     timeout: u64,
@@ -94,34 +95,72 @@ impl Counts {
     }
 }
 
+/// What came of all jobs.
+#[derive(Default)]
+struct Outcome {
+    counts: Counts,
+    faults: Vec<String>,
+    statuses: Vec<i32>,
+}
+
 /// Runs the jobs.
 pub fn run(options: &Options) -> Result<ExitCode> {
-    let machine = match options.rig.unpacked(&cache()?) {
-        Ok(machine) => machine,
-        Err(why) => {
-            // Nothing but the want of a rig may end without a test.
-            println!("SKIP vm: {why:#}");
-            return Ok(ExitCode::SUCCESS);
-        }
+    let rigs = match (options.rig, options.tests.is_empty()) {
+        (Some(rig), _) => vec![rig],
+        (None, true) => vec![Rig::Uml, Rig::Qemu],
+        (None, false) => vec![Rig::Uml],
     };
-    let jobs: Vec<_> = if options.tests.is_empty() {
+    let jobs = jobs(options)?;
+    let (mut outcome, mut is_tried) = (Outcome::default(), false);
+    for rig in rigs {
+        match rig.unpacked(&cache()?) {
+            Ok(machine) => {
+                is_tried = true;
+                run_in(machine.as_ref(), options, &jobs, &mut outcome)?;
+            }
+            // Nothing but the want of a rig may end without a test.
+            Err(why) => println!("SKIP vm: {why:#}"),
+        }
+    }
+    let Outcome { counts, faults, statuses } = outcome;
+    println!("vm: {} passed, {} failed", counts.passed, counts.failed);
+    if let ([_], [status]) = (options.tests.as_slice(), statuses.as_slice()) {
+        return Ok(ExitCode::from(u8::try_from(*status).unwrap_or(1)));
+    }
+    ensure!(faults.is_empty(), "{}", faults.join("; "));
+    let is_empty = options.tests.is_empty() && is_tried && counts.passed == 0;
+    ensure!(!is_empty, "not a single test was run");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The programs to run and their arguments.
+fn jobs(options: &Options) -> Result<Vec<(PathBuf, Vec<String>)>> {
+    if options.tests.is_empty() {
         let all = SUITES.into_iter().map(binary).collect::<Result<Vec<_>>>()?;
         let words = ["--ignored", "--test-threads=1", "vm::"].map(str::to_owned);
-        all.into_iter().map(|program| (program, words.to_vec())).collect()
-    } else {
-        let absolute =
-            |path: &PathBuf| path.canonicalize().with_context(|| path.display().to_string());
-        let all = options.tests.iter().map(absolute).collect::<Result<Vec<_>>>()?;
-        all.into_iter().map(|program| (program, options.arguments.clone())).collect()
-    };
-    let (mut counts, mut faults, mut statuses) = (Counts::default(), Vec::new(), Vec::new());
+        return Ok(all.into_iter().map(|program| (program, words.to_vec())).collect());
+    }
+    let absolute = |path: &PathBuf| path.canonicalize().with_context(|| path.display().to_string());
+    let all = options.tests.iter().map(absolute).collect::<Result<Vec<_>>>()?;
+    Ok(all.into_iter().map(|program| (program, options.arguments.clone())).collect())
+}
+
+/// Runs the jobs in one machine after the other.
+fn run_in(
+    machine: &dyn Machine,
+    options: &Options,
+    jobs: &[(PathBuf, Vec<String>)],
+    outcome: &mut Outcome,
+) -> Result<()> {
+    let Outcome { counts, faults, statuses } = outcome;
     for (program, arguments) in jobs {
         println!("vm: {}", program.display());
+        let arguments = arguments.clone();
         let job = Job { program: program.clone(), arguments, directory: std::env::current_dir()? };
         let limit = Duration::from_secs(options.timeout);
         let mut boot = || {
             let each = &mut |line: &str| counts.read(line);
-            boot::boot(machine.as_ref(), &job, options.memory, limit, each)
+            boot::boot(machine, &job, options.memory, limit, each)
         };
         let ended = match boot()? {
             Ended::BeforeTheJob(log) => {
@@ -144,13 +183,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
             Ended::BeforeTheJob(log) => bail!("the kernel does not come up; its log ends:\n{log}"),
         }
     }
-    println!("vm: {} passed, {} failed", counts.passed, counts.failed);
-    if let ([_], [status]) = (options.tests.as_slice(), statuses.as_slice()) {
-        return Ok(ExitCode::from(u8::try_from(*status).unwrap_or(1)));
-    }
-    ensure!(faults.is_empty(), "{}", faults.join("; "));
-    ensure!(!options.tests.is_empty() || counts.passed > 0, "not a single test was run");
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// Where kernels are kept: in the target folder, which nobody commits.

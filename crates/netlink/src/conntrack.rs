@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use nix::errno::Errno;
 use thiserror::Error;
 
-use crate::socket::{Netfilter, RequestError};
+use crate::socket::{Netlink, Protocol, RequestError};
 use crate::wire::{self, Malformed, Message, Table as Attrs, Writer, flag};
 
 /// `NFNL_SUBSYS_CTNETLINK`, shifted to its place.
@@ -127,7 +127,7 @@ pub enum Deleted {
 /// A way to connection tracking of the network namespace in which it was opened.
 #[derive(Debug)]
 pub struct Socket {
-    netfilter: Netfilter,
+    netfilter: Netlink,
 }
 
 impl Socket {
@@ -136,7 +136,8 @@ impl Socket {
     /// # Errors
     /// [`ConntrackError::Open`].
     pub fn open() -> Result<Self, ConntrackError> {
-        Netfilter::open().map(|netfilter| Self { netfilter }).map_err(ConntrackError::Open)
+        let opened = Netlink::open(Protocol::Netfilter);
+        opened.map(|netfilter| Self { netfilter }).map_err(ConntrackError::Open)
     }
 
     /// Shows every UDP flow of a family once. Kernels before 5.8 list the other protocols too,

@@ -1,7 +1,7 @@
-//! A netfilter netlink socket: send, receive, and how large a message may be.
+//! A netlink socket of one protocol: send, receive, and how large a message may be.
 //!
 //! The kernel works a request off while it is sent, so answers wait in the receive buffer when
-//! `send` returns; [`Netfilter::drain`] reads them without waiting. A dump is read piece by piece.
+//! `send` returns; [`Netlink::drain`] reads them without waiting. A dump is read piece by piece.
 //! The socket belongs to the network namespace of the thread that opened it.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -50,31 +50,39 @@ impl From<Malformed> for RequestError {
     }
 }
 
-/// A netlink socket of the netfilter family.
+/// What a netlink socket talks to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// nf_tables, connection tracking.
+    Netfilter,
+    /// Whatever registers a family by name.
+    Generic,
+}
+
+/// A netlink socket.
 #[derive(Debug)]
-pub(crate) struct Netfilter {
+pub(crate) struct Netlink {
     fd: OwnedFd,
     seq: u32,
     max_send: usize,
     piece: Vec<u8>,
 }
 
-impl AsFd for Netfilter {
+impl AsFd for Netlink {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 }
 
-impl Netfilter {
+impl Netlink {
     /// Opens a socket in the thread's network namespace. A larger send buffer than `wmem_max` is
-    /// refused in a user namespace; then the limit is what [`Netfilter::max_send`] says.
-    pub(crate) fn open() -> Result<Self, Errno> {
-        let fd = socket(
-            AddressFamily::Netlink,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC,
-            SockProtocol::NetlinkNetFilter,
-        )?;
+    /// refused in a user namespace; then the limit is what [`Netlink::max_send`] says.
+    pub(crate) fn open(protocol: Protocol) -> Result<Self, Errno> {
+        let protocol = match protocol {
+            Protocol::Netfilter => SockProtocol::NetlinkNetFilter,
+            Protocol::Generic => SockProtocol::NetlinkGeneric,
+        };
+        let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
         if setsockopt(&fd, sockopt::SndBufForce, &SEND_BUFFER).is_err() {
             setsockopt(&fd, sockopt::SndBuf, &SEND_BUFFER)?;

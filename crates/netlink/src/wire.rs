@@ -10,8 +10,8 @@ use thiserror::Error;
 
 /// `struct nlmsghdr`.
 pub(crate) const HEADER_LEN: usize = 16;
-/// `struct nfgenmsg`, behind the header of every netfilter message.
-pub(crate) const NFGENMSG_LEN: usize = 4;
+/// What is behind the header: `struct nfgenmsg` of netfilter, `struct genlmsghdr` of generic netlink.
+pub(crate) const SUBHEADER_LEN: usize = 4;
 /// `struct nlattr`.
 const ATTR_LEN: usize = 4;
 /// The longest attribute: its length is 16 bits.
@@ -57,13 +57,13 @@ impl Writer {
         self.buf.len()
     }
 
-    /// Writes a netfilter message; `subsystem` and `kind` make its type.
+    /// Writes a message of that type, with what its protocol has behind the header.
     pub(crate) fn message(
         &mut self,
         kind: u16,
         flags: u16,
         seq: u32,
-        nfgen: [u8; NFGENMSG_LEN],
+        subheader: [u8; SUBHEADER_LEN],
         body: impl FnOnce(&mut Self),
     ) {
         let start = self.buf.len();
@@ -72,7 +72,7 @@ impl Writer {
         self.buf.extend_from_slice(&flags.to_ne_bytes());
         self.buf.extend_from_slice(&seq.to_ne_bytes());
         self.buf.extend_from_slice(&[0; 4]);
-        self.buf.extend_from_slice(&nfgen);
+        self.buf.extend_from_slice(&subheader);
         body(self);
         match u32::try_from(self.buf.len() - start) {
             Ok(len) => self.buf[start..start + 4].copy_from_slice(&len.to_ne_bytes()),
@@ -116,6 +116,14 @@ impl Writer {
         self.bytes(kind, &value.to_be_bytes());
     }
 
+    pub(crate) fn ne16(&mut self, kind: u16, value: u16) {
+        self.bytes(kind, &value.to_ne_bytes());
+    }
+
+    pub(crate) fn ne32(&mut self, kind: u16, value: u32) {
+        self.bytes(kind, &value.to_ne_bytes());
+    }
+
     pub(crate) fn be32(&mut self, kind: u16, value: u32) {
         self.bytes(kind, &value.to_be_bytes());
     }
@@ -153,6 +161,14 @@ impl<'a> Message<'a> {
         match self.body {
             [family, _, _, _, rest @ ..] => Ok((*family, rest)),
             _ => Err(Malformed("message too short for its family")),
+        }
+    }
+
+    /// The command of a generic netlink message and the attributes behind it.
+    pub(crate) fn generic(&self) -> Result<(u8, &'a [u8]), Malformed> {
+        match self.body {
+            [command, _, _, _, rest @ ..] => Ok((*command, rest)),
+            _ => Err(Malformed("message too short for its command")),
         }
     }
 }
@@ -241,6 +257,14 @@ impl<'a, const N: usize> Table<'a, N> {
         be64(self.required(kind)?)
     }
 
+    pub(crate) fn ne16(&self, kind: u16) -> Result<u16, Malformed> {
+        ne16(self.required(kind)?)
+    }
+
+    pub(crate) fn ne32(&self, kind: u16) -> Result<u32, Malformed> {
+        ne32(self.required(kind)?)
+    }
+
     pub(crate) fn u8(&self, kind: u16) -> Result<u8, Malformed> {
         u8(self.required(kind)?)
     }
@@ -254,7 +278,7 @@ pub(crate) fn u8(bytes: &[u8]) -> Result<u8, Malformed> {
     bytes.first().copied().ok_or(Malformed("number cut off"))
 }
 
-fn ne16(bytes: &[u8]) -> Result<u16, Malformed> {
+pub(crate) fn ne16(bytes: &[u8]) -> Result<u16, Malformed> {
     bytes.try_into().map(u16::from_ne_bytes).map_err(|_| Malformed("number of a wrong length"))
 }
 

@@ -32,6 +32,8 @@ pub trait Machine {
 pub struct Traits {
     /// Called with the names of modules, by the kernel too.
     pub modprobe: PathBuf,
+    /// The folder of further programs for tests.
+    pub tools: PathBuf,
     /// The terminal that is the host's standard output.
     pub console: &'static str,
     /// What the host's file of the job's progress is written through; none: as it is.

@@ -39,7 +39,7 @@ pub fn write(dir: &Path, job: &Job, traits: &Traits) -> Result<()> {
     let description = json!({
         "program": job.program, "arguments": job.arguments, "directory": job.directory,
         "environment": environment, "modprobe": traits.modprobe, "console": traits.console,
-        "report": report, "legacy": traits.is_legacy,
+        "report": report, "legacy": traits.is_legacy, "tools": traits.tools,
     });
     fs::write(dir.join(DESCRIPTION), description.to_string())?;
     // A guest opens what is there: what it made itself need not be the host's.
@@ -154,7 +154,10 @@ fn perform(description: &Value) -> Result<()> {
         .envs(environment)
         .env(
             "PATH",
-            format!("{LEGACY}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+            format!(
+                "{LEGACY}:{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                text("tools")?,
+            ),
         )
         .current_dir(text("directory")?)
         .stdin(Stdio::null())

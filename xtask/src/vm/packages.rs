@@ -9,21 +9,27 @@ use anyhow::{Context, Result, ensure};
 
 /// The program, in a rig's folder, that loads its kernel's modules.
 pub const MODPROBE: &str = "modprobe";
+/// The folder, in a rig's folder, of further programs for tests.
+pub const TOOLS: &str = "tools";
+/// What tests compare with, a package with a program of its name.
+pub const IPVSADM: &str = "ipvsadm";
 /// Where packages put libraries.
 const LIBRARIES: [&str; 2] = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"];
 
-/// The rig's folder in the cache. What is not there yet is made in another one first; `make` gets this
-/// one's path and the one it will have.
+/// The rig's folder in the cache. What is not there yet, or is of other packages, is made in another one
+/// first; `make` gets this one's path and the one it will have.
 pub fn kept(
     cache: &Path,
     rig: &str,
+    packages: &[&str],
     make: impl FnOnce(&Path, &Path) -> Result<()>,
 ) -> Result<PathBuf> {
     let place = cache.join(rig);
-    if !place.join("complete").exists() {
+    let complete = packages.join(" ");
+    if fs::read_to_string(place.join("complete")).ok().as_ref() != Some(&complete) {
         let new = tempfile::Builder::new().prefix(rig).tempdir_in(cache)?;
         make(new.path(), &place)?;
-        fs::write(new.path().join("complete"), "")?;
+        fs::write(new.path().join("complete"), complete)?;
         let _ = fs::remove_dir_all(&place);
         fs::rename(new.keep(), &place)?;
     }
@@ -74,14 +80,26 @@ pub fn arrange_modules(root: &Path, place: &Path, modules: &Path) -> Result<()> 
     for applet in ["modprobe", "depmod"] {
         symlink("../bin/kmod", root.join("applets").join(applet))?;
     }
-    let script = format!(
-        "#!/bin/sh\nLD_LIBRARY_PATH='{}' exec '{}' -d '{}' \"$@\"\n",
-        libraries(place),
-        place.join("applets/modprobe").display(),
-        place.join("root").display(),
-    );
-    let path = root.join(MODPROBE);
-    fs::write(&path, script)?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    let modprobe = place.join("applets/modprobe");
+    let call = format!("'{}' -d '{}'", modprobe.display(), place.join("root").display());
+    script(place, &root.join(MODPROBE), &call)
+}
+
+/// Puts an administrator's program of the packages where tests find it.
+pub fn arrange_tool(root: &Path, place: &Path, name: &str) -> Result<()> {
+    // Distributions have it in one of two folders.
+    let folders = ["sbin", "usr/sbin"].map(|folder| Path::new(folder).join(name));
+    let program = folders.into_iter().find(|path| root.join(path).exists());
+    let program = program.with_context(|| format!("the package has no {name}"))?;
+    fs::create_dir_all(root.join(TOOLS))?;
+    let call = format!("'{}'", place.join(program).display());
+    script(place, &root.join(TOOLS).join(name), &call)
+}
+
+/// Writes a program that calls another one with the unpacked libraries.
+fn script(place: &Path, path: &Path, call: &str) -> Result<()> {
+    let libraries = libraries(place);
+    fs::write(path, format!("#!/bin/sh\nLD_LIBRARY_PATH='{libraries}' exec {call} \"$@\"\n"))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
     Ok(())
 }

@@ -24,8 +24,8 @@ use super::boot::{Machine, Traits};
 use super::guest::{JOB, REPORT};
 use super::packages::{self, said};
 
-/// The machine, what it starts from, and what its first process is.
-const PACKAGES: [&str; 7] = [
+/// The machine, what it starts from, what its first process is, and what tests compare with.
+const PACKAGES: [&str; 8] = [
     "qemu-system-x86",
     "qemu-system-common",
     "qemu-system-data",
@@ -33,6 +33,7 @@ const PACKAGES: [&str; 7] = [
     "busybox-static",
     "kmod",
     "libkmod2",
+    packages::IPVSADM,
 ];
 /// The package that names the one with the newest kernel.
 const NEWEST: &str = "linux-image-cloud-amd64";
@@ -52,7 +53,7 @@ pub struct Qemu {
 impl Qemu {
     /// Fetched when it is not there yet.
     pub fn unpacked(cache: &Path) -> Result<Self> {
-        let place = packages::kept(cache, "qemu", |new, place| {
+        let place = packages::kept(cache, "qemu", &PACKAGES, |new, place| {
             packages::fetch(new, &needed).context("an emulated machine cannot be had")?;
             arrange(new, place)
         })?;
@@ -128,6 +129,7 @@ impl Machine for Qemu {
     fn traits(&self) -> Traits {
         Traits {
             modprobe: self.place.join(packages::MODPROBE),
+            tools: self.place.join(packages::TOOLS),
             console: "/dev/hvc0",
             report: Some("/dev/vport0p1"),
             is_legacy: false,
@@ -161,7 +163,7 @@ fn needed() -> Result<Vec<String>> {
     let would = said(
         Command::new("apt-get")
             .args(["install", "--simulate", "--no-install-recommends"])
-            .args([PACKAGES[0]].into_iter().chain(has_sharer.then_some(SHARER))),
+            .args([PACKAGES[0], packages::IPVSADM].into_iter().chain(has_sharer.then_some(SHARER))),
     )?;
     names.extend(would.lines().filter_map(installed).map(str::to_owned));
     let newest = said(Command::new("apt-cache").args(["depends", "--important", NEWEST]))?;
@@ -188,6 +190,7 @@ fn arrange(root: &Path, place: &Path) -> Result<()> {
     let folders = ["lib/modules", "usr/lib/modules"].map(Path::new);
     let modules = folders.into_iter().find(|folder| root.join(folder).exists());
     packages::arrange_modules(root, place, modules.context("the package has no modules")?)?;
+    packages::arrange_tool(root, place, packages::IPVSADM)?;
     let call = |applet: &str| {
         let mut command = Command::new(root.join("applets").join(applet));
         command.env("LD_LIBRARY_PATH", packages::libraries(root));

@@ -11,35 +11,42 @@ use super::boot::{Machine, Traits};
 use super::guest::JOB;
 use super::packages;
 
-/// A kernel with its modules, and what loads them.
-const PACKAGES: [&str; 3] = ["user-mode-linux", "kmod", "libkmod2"];
+/// A kernel with its modules, what loads them, and what tests compare with, with its libraries.
+const PACKAGES: [&str; 7] = [
+    "user-mode-linux",
+    "kmod",
+    "libkmod2",
+    packages::IPVSADM,
+    "libnl-3-200",
+    "libnl-genl-3-200",
+    "libpopt0",
+];
 
 /// A kernel, and what loads its modules.
 pub struct Uml {
     program: PathBuf,
-    modprobe: PathBuf,
+    place: PathBuf,
 }
 
 impl Uml {
     /// The unpacked kernel, fetched when it is not there yet.
     pub fn unpacked(cache: &Path) -> Result<Self> {
-        let place = packages::kept(cache, "uml", |new, place| {
+        let place = packages::kept(cache, "uml", &PACKAGES, |new, place| {
             packages::fetch(new, &|| Ok(PACKAGES.map(str::to_owned).to_vec()))
                 .context("Debian's user-mode-linux cannot be had")?;
             ensure!(new.join("usr/bin/linux.uml").exists(), "the package has no kernel");
-            packages::arrange_modules(new, place, Path::new("usr/lib/uml/modules"))
+            packages::arrange_modules(new, place, Path::new("usr/lib/uml/modules"))?;
+            packages::arrange_tool(new, place, packages::IPVSADM)
         })?;
-        Ok(Self {
-            program: place.join("usr/bin/linux.uml"),
-            modprobe: place.join(packages::MODPROBE),
-        })
+        Ok(Self { program: place.join("usr/bin/linux.uml"), place })
     }
 }
 
 impl Machine for Uml {
     fn traits(&self) -> Traits {
         Traits {
-            modprobe: self.modprobe.clone(),
+            modprobe: self.place.join(packages::MODPROBE),
+            tools: self.place.join(packages::TOOLS),
             console: "/dev/tty1",
             report: None,
             is_legacy: true,

@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use super::batch::{Batch, Op};
 use super::encode;
-use crate::socket::{Answer, Netfilter, RequestError};
+use crate::socket::{Answer, Netlink, Protocol, RequestError};
 use crate::wire::Malformed;
 
 /// An operation that the kernel refused.
@@ -136,7 +136,7 @@ impl Refusal {
 /// Calls block for as long as the kernel works: run them on a thread that may.
 #[derive(Debug)]
 pub struct Socket {
-    pub(super) netfilter: Netfilter,
+    pub(super) netfilter: Netlink,
 }
 
 impl Socket {
@@ -145,7 +145,8 @@ impl Socket {
     /// # Errors
     /// [`NftError::Open`].
     pub fn open() -> Result<Self, NftError> {
-        Netfilter::open().map(|netfilter| Self { netfilter }).map_err(NftError::Open)
+        let opened = Netlink::open(Protocol::Netfilter);
+        opened.map(|netfilter| Self { netfilter }).map_err(NftError::Open)
     }
 
     /// The number by which the kernel names this socket when it tells others of changes.
@@ -218,5 +219,5 @@ impl Op {
 
 impl Batch {
     /// What a batch takes besides its operations, in bytes.
-    pub const OVERHEAD: usize = 2 * (crate::wire::HEADER_LEN + crate::wire::NFGENMSG_LEN);
+    pub const OVERHEAD: usize = 2 * (crate::wire::HEADER_LEN + crate::wire::SUBHEADER_LEN);
 }

@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, reason = "skipped tests say so")]
 
 mod conntrack;
+mod ipvs;
 mod link;
 mod monitor;
 mod netns;

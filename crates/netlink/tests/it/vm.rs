@@ -1,5 +1,7 @@
 //! What needs a kernel of its own, as `cargo xtask vm` boots it: elsewhere the size of the connection
-//! tracking table cannot be set.
+//! tracking table cannot be set, and there may be no IPVS.
+
+mod ipvs;
 
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
