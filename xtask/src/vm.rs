@@ -32,7 +32,7 @@ pub use qemu::share::{Options as ShareOptions, share};
 use uml::Uml;
 
 /// The packages with tests that belong into such a kernel: ignored elsewhere, in a module `vm`.
-const SUITES: [&str; 1] = ["portolan-netlink"];
+const SUITES: [&str; 2] = ["portolan-netlink", "portolan-proxy"];
 
 /// Options of `cargo xtask vm`.
 #[derive(Args)]

@@ -12,3 +12,4 @@ mod pages;
 mod rights;
 mod rules;
 mod udp;
+mod vm;
