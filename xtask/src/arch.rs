@@ -10,7 +10,7 @@ use serde_json::Value;
 
 /// The layers from the ground up; arrows point from a later line to an earlier one.
 const LAYERS: &[&[&str]] = &[
-    &["model", "netlink", "patch", "store", "stream", "client"],
+    &["model", "netlink", "patch", "store", "stream", "client", "exposition"],
     &["api", "backend-iptables", "backend-nftables"],
     &["apiserver", "controllers", "proxy", "node"],
     &["lab", "trace"],

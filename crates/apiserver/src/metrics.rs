@@ -2,7 +2,6 @@
 
 mod allocation;
 mod labels;
-mod process;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
@@ -11,6 +10,7 @@ use std::time::Duration;
 use http::{Response, StatusCode};
 use parking_lot::Mutex;
 use portolan_api::{Kind, kinds};
+use portolan_exposition::{plain, process};
 use portolan_store::{ListOptions, Store};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -236,11 +236,11 @@ impl Metrics {
         self.count_objects(store);
         let mut text = String::new();
         encode(&mut text, &self.registry.lock()).map_err(Status::internal)?;
-        let mut text = plain_text(&text);
+        let mut text = plain(&text);
         for source in self.beside.lock().iter() {
-            text.push_str(&plain_text(&source()));
+            text.push_str(&plain(&source()));
         }
-        text.push_str(&process::text());
+        text.push_str(&plain(&process()));
         let mut response = respond::text(StatusCode::OK, text);
         let content_type = "text/plain; version=0.0.4; charset=utf-8";
         response.headers_mut().insert("content-type", http::HeaderValue::from_static(content_type));
@@ -272,26 +272,6 @@ fn labels_of(kind: RequestKind) -> KindLabels {
         RequestKind::Mutating => "mutating",
     };
     KindLabels { request_kind }
-}
-
-/// OpenMetrics names a counter without the `_total` of its samples and ends with a mark; the older text form does not.
-fn plain_text(open_metrics: &str) -> String {
-    let mut text = String::with_capacity(open_metrics.len());
-    let counters: Vec<&str> = open_metrics
-        .lines()
-        .filter_map(|l| l.strip_prefix("# TYPE ")?.strip_suffix(" counter"))
-        .collect();
-    for line in open_metrics.lines().filter(|l| *l != "# EOF") {
-        let named = ["# HELP ", "# TYPE "].iter().find_map(|p| Some((*p, line.strip_prefix(*p)?)));
-        match named.and_then(|(prefix, rest)| Some((prefix, rest.split_once(' ')?))) {
-            Some((prefix, (name, rest))) if counters.contains(&name) => {
-                text.push_str(&format!("{prefix}{name}_total {rest}"));
-            }
-            _ => text.push_str(line),
-        }
-        text.push('\n');
-    }
-    text
 }
 
 /// Counts in a gauge for as long as it lives.
@@ -332,17 +312,6 @@ pub(crate) type SharedCount = Arc<Counted>;
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn counters_are_named_with_their_suffix_and_there_is_no_end_mark() {
-        let open = "# HELP a_b Some help.\n# TYPE a_b counter\na_b_total{x=\"1\"} 3\n# HELP g G.\n\
-                    # TYPE g gauge\ng 1\n# EOF\n";
-        assert_eq!(
-            plain_text(open),
-            "# HELP a_b_total Some help.\n# TYPE a_b_total counter\na_b_total{x=\"1\"} 3\n\
-             # HELP g G.\n# TYPE g gauge\ng 1\n"
-        );
-    }
 
     #[test]
     fn what_is_counted_by_a_guard_ends_with_it() {

@@ -1,9 +1,9 @@
 //! Metrics under upstream's names (pkg/proxy/metrics/metrics.go), and the few that are ours.
 
-use std::fmt::Write as _;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use portolan_exposition::{joined, plain, process};
 use portolan_model::{Family, RuleCount};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -322,30 +322,8 @@ impl Metrics {
     pub fn open_metrics(&self) -> String {
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("writing to a String does not fail");
-        text
+        joined(&text, &process())
     }
-}
-
-/// The older text format (0.0.4), in which a counter's name has its end everywhere.
-fn plain(text: &str) -> String {
-    let mut plain = String::with_capacity(text.len());
-    let mut help = "";
-    for line in text.lines() {
-        if line.starts_with("# HELP ") {
-            help = line;
-        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
-            let (name, kind) = rest.split_once(' ').unwrap_or((rest, "untyped"));
-            let end = if kind == "counter" { "_total" } else { "" };
-            let about = help.strip_prefix("# HELP ").and_then(|help| help.split_once(' '));
-            if let Some((_, about)) = about.filter(|(of, _)| *of == name) {
-                let _ = writeln!(plain, "# HELP {name}{end} {about}");
-            }
-            let _ = writeln!(plain, "# TYPE {name}{end} {kind}");
-        } else if !line.starts_with('#') {
-            let _ = writeln!(plain, "{line}");
-        }
-    }
-    plain
 }
 
 #[cfg(test)]

@@ -175,6 +175,7 @@ fn pages_are_those_of_kube_proxy() {
             "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
             "kubeproxy_sync_proxy_rules_service_changes_total",
             "kubeproxy_proxy_healthz_total{code=\"200\"}",
+            "process_resident_memory_bytes ",
         ] {
             assert!(text.contains(name), "{name} in {text}");
         }

@@ -6,13 +6,16 @@ use std::fs;
 /// Ticks a second in `/proc`: `USER_HZ`, which is 100 wherever Linux runs.
 const TICKS: f64 = 100.0;
 
-/// The process's metrics in the text form. What cannot be read is left out.
-pub(super) fn text() -> String {
+/// This process's metrics as OpenMetrics text without the mark of its end. What cannot be read is left out.
+#[must_use]
+pub fn process() -> String {
     let mut text = String::new();
     let mut add = |name: &str, kind: &str, help: &str, value: Option<f64>| {
         if let Some(value) = value {
+            let end = if kind == "counter" { "_total" } else { "" };
             // Writing to a String cannot fail.
-            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+            let _ =
+                writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name}{end} {value}");
         }
     };
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -30,7 +33,7 @@ pub(super) fn text() -> String {
         kilobytes(&status, "VmSize:"),
     );
     add(
-        "process_cpu_seconds_total",
+        "process_cpu_seconds",
         "counter",
         "Total user and system CPU time spent in seconds.",
         ticks(&stat, 13).zip(ticks(&stat, 14)).map(|(user, system)| user + system),
@@ -45,6 +48,13 @@ pub(super) fn text() -> String {
     let open = fs::read_dir("/proc/self/fd").ok().map(Iterator::count);
     let open = open.and_then(|n| u32::try_from(n).ok()).map(f64::from);
     add("process_open_fds", "gauge", "Number of open file descriptors.", open);
+    let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    add(
+        "process_max_fds",
+        "gauge",
+        "Maximum number of open file descriptors.",
+        number_after(&limits, "Max open files "),
+    );
     text
 }
 
@@ -70,10 +80,13 @@ mod tests {
 
     #[test]
     fn this_process_has_memory_time_and_files() {
-        let text = text();
-        for name in
-            ["process_resident_memory_bytes", "process_start_time_seconds", "process_open_fds"]
-        {
+        let text = process();
+        for name in [
+            "process_resident_memory_bytes",
+            "process_start_time_seconds",
+            "process_open_fds",
+            "process_max_fds",
+        ] {
             let value = number_after(&text, &format!("{name} ")).unwrap();
             assert!(value > 0.0, "{name} {value}");
         }
