@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use portolan_backend_iptables::{Iptables, Programs};
-use portolan_backend_nftables::{Nftables, Options};
+use portolan_backend_nftables::{Nftables, Options, TABLE};
 use portolan_model::{
     Backend, Event, Family, IpMode, LoadBalancerIngress, LocalhostNodePorts, ModeProfile, Model,
     Service, SessionAffinity, SourceRangesHold, TrafficPolicy,
@@ -496,6 +496,17 @@ fn node_ports_answer_at_localhost_for_the_node_alone() {
         lab.client.takes_for_remote("127.0.0.1", stack.node);
         assert_eq!(lab.client.get("127.0.0.1:9090"), Outcome::Silence);
         assert_eq!(lab.client.get("127.0.0.1:30080"), Outcome::Silence);
+        // The guard is what keeps it out, and comes back.
+        let harm: &[&str] = match mode {
+            Mode::Nftables => &["nft", "flush", "chain", "ip", TABLE, "filter-prerouting"],
+            Mode::Iptables => &["iptables", "-F", "KUBE-FIREWALL"],
+            Mode::IptablesLegacy => &["iptables-legacy", "-F", "KUBE-FIREWALL"],
+        };
+        lab.node
+            .run(|| assert!(Command::new(harm[0]).args(&harm[1..]).status().unwrap().success()));
+        assert_eq!(lab.client.get("127.0.0.1:9090"), answer("private", stack.client));
+        lab.node.run(|| backend.start(&model));
+        assert_eq!(lab.client.get("127.0.0.1:9090"), Outcome::Silence);
         // Without endpoints it refuses, as elsewhere.
         model.apply(slice("nginx", &[]));
         backend.follow(lab, &mut model);
