@@ -18,4 +18,4 @@ mod sight;
 pub use backend::{Iptables, IptablesError};
 pub use plan::{Plan, Planner};
 pub use program::{ProgramError, Programs};
-pub use render::Options;
+pub use render::{Accounting, INVALID_DROPPED, LOCALHOST_ACCEPTED, Options};

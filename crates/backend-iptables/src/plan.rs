@@ -6,7 +6,7 @@ use std::fmt;
 use portolan_model::{Delta, ForwardingTable, FrontKey, ServicePortName, SetId};
 
 use crate::render::{
-    Chains, Jump, List, Options, Table, fixed, health_check, jumps, listed, lists,
+    Accounting, Chains, Jump, List, Options, Table, fixed, health_check, jumps, listed, lists,
 };
 use crate::service;
 use crate::sight::{Has, Index, Sight};
@@ -164,7 +164,7 @@ impl Planner {
     /// Every chain of a table.
     fn all(&self, table: &ForwardingTable) -> Chains {
         let mut chains = fixed(&self.options, table);
-        chains.extend(lists(table));
+        chains.extend(lists(self.options.accounting, table));
         let sight = Sight::of(table);
         for (port, has) in Index::of(table).ports() {
             let parts = sight.parts(port, &has.fronts, &has.sets);
@@ -197,7 +197,7 @@ impl Planner {
             }
         }
         let mut plan = Plan { chains: difference(&old, new), ..Plan::default() };
-        plan.relist(&before, &after, delta);
+        plan.relist(self.options.accounting, &before, &after, delta);
         plan.count(&old);
         plan.looks = before.looks() + after.looks();
         plan
@@ -236,10 +236,11 @@ impl Planner {
 
 impl Plan {
     /// The rules that list fronts and health-check node ports that changed.
-    fn relist(&mut self, before: &Sight, after: &Sight, delta: &Delta) {
+    fn relist(&mut self, accounting: Accounting, before: &Sight, after: &Sight, delta: &Delta) {
         for key in delta.fronts.keys() {
             let rules = |sight: &Sight| {
-                sight.front(key).map(|front| listed(sight, key, front)).unwrap_or_default()
+                let front = sight.front(key);
+                front.map(|front| listed(sight, accounting, key, front)).unwrap_or_default()
             };
             let (old, new) = (rules(before), rules(after));
             for list in List::ALL {

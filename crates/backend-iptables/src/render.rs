@@ -21,11 +21,40 @@ pub struct Options {
     pub masquerade_mark: u32,
     /// What becomes of packets that connection tracking calls invalid.
     pub invalid_packets: InvalidPackets,
+    /// Whether some packets are counted.
+    pub accounting: Accounting,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { masquerade_mark: 1 << 14, invalid_packets: InvalidPackets::Drop }
+        Self {
+            masquerade_mark: 1 << 14,
+            invalid_packets: InvalidPackets::Drop,
+            accounting: Accounting::Off,
+        }
+    }
+}
+
+/// Whether packets are counted that are dropped for being invalid, and those that come to node ports at
+/// loopback addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accounting {
+    /// In the kernel's counters [`INVALID_DROPPED`] and [`LOCALHOST_ACCEPTED`], which must be there.
+    On,
+    /// Not at all, as where the kernel has no such counters.
+    Off,
+}
+
+/// The counter of packets that are dropped for being invalid; upstream's name.
+pub const INVALID_DROPPED: &str = "ct_state_invalid_dropped_pkts";
+/// The counter of first packets to node ports at loopback addresses; upstream's name.
+pub const LOCALHOST_ACCEPTED: &str = "localhost_nps_accepted_pkts";
+
+/// The match that counts a packet, with a space behind it.
+fn counted(accounting: Accounting, counter: &str) -> String {
+    match accounting {
+        Accounting::On => format!("-m nfacct --nfacct-name {counter} "),
+        Accounting::Off => String::new(),
     }
 }
 
@@ -125,7 +154,8 @@ pub(crate) fn fixed(options: &Options, table: &ForwardingTable) -> Chains {
     }
     let mut forward = Vec::new();
     if options.invalid_packets == InvalidPackets::Drop {
-        forward.push("-m conntrack --ctstate INVALID -j DROP".to_owned());
+        let counted = counted(options.accounting, INVALID_DROPPED);
+        forward.push(format!("-m conntrack --ctstate INVALID {counted}-j DROP"));
     }
     let rules = name::comment("kubernetes forwarding rules");
     forward.push(format!("{rules} -m mark --mark {mark:#x}/{mark:#x} -j ACCEPT"));
@@ -238,13 +268,13 @@ impl List {
 }
 
 /// The chains that list the fronts.
-pub(crate) fn lists(table: &ForwardingTable) -> Chains {
+pub(crate) fn lists(accounting: Accounting, table: &ForwardingTable) -> Chains {
     let sight = Sight::of(table);
     let mut lists: BTreeMap<List, Vec<String>> =
         List::ALL.into_iter().map(|list| (list, Vec::new())).collect();
     let mut add = |list, rule| lists.entry(list).or_default().push(rule);
     for (key, front) in &table.fronts {
-        listed(&sight, key, front).into_iter().for_each(|(list, rule)| add(list, rule));
+        listed(&sight, accounting, key, front).into_iter().for_each(|(list, rule)| add(list, rule));
     }
     if table.settings.localhost_node_ports == LocalhostNodePorts::On {
         // A front's rules come before this one, but no loopback address is a front.
@@ -266,7 +296,12 @@ pub(crate) fn lists(table: &ForwardingTable) -> Chains {
 }
 
 /// The rules that list a front, in order within each list.
-pub(crate) fn listed(sight: &Sight, key: &FrontKey, front: &Front) -> Vec<(List, String)> {
+pub(crate) fn listed(
+    sight: &Sight,
+    accounting: Accounting,
+    key: &FrontKey,
+    front: &Front,
+) -> Vec<(List, String)> {
     let mut rules = Vec::new();
     let dull = dull_action(front);
     for found in matches(sight.table(), key) {
@@ -288,7 +323,7 @@ pub(crate) fn listed(sight: &Sight, key: &FrontKey, front: &Front) -> Vec<(List,
             rules.extend(portal.map(|rule| (List::Services, rule)));
         }
         FrontKey::NodePort { .. } => {
-            let node_port = node_port(key, front).into_iter();
+            let node_port = node_port(sight.table(), accounting, key, front).into_iter();
             rules.extend(node_port.map(|rule| (List::NodePorts, rule)));
         }
     }
@@ -364,16 +399,29 @@ fn portal(sight: &Sight, key: &FrontKey, front: &Front) -> Vec<String> {
     rules
 }
 
-fn node_port(key: &FrontKey, front: &Front) -> Vec<String> {
+fn node_port(
+    table: &ForwardingTable,
+    accounting: Accounting,
+    key: &FrontKey,
+    front: &Front,
+) -> Vec<String> {
     let Action::Balance(_) = front.inside else { return Vec::new() };
     let comment = name::comment(&front.port.to_string());
     let (transport, port) = (transport(key.protocol()), key.port());
-    let rule = |source: String| {
+    let is_counted = accounting == Accounting::On
+        && table.family == Family::Ipv4
+        && table.settings.localhost_node_ports == LocalhostNodePorts::On;
+    let localhost = format!("-d 127.0.0.0/8 {}", counted(accounting, LOCALHOST_ACCEPTED));
+    let rules = |source: String| {
         let to = name::external(&front.port);
-        format!("{comment} {source}{transport} --dport {port} -j {to}")
+        let rule =
+            |more: &str| format!("{comment} {source}{transport} --dport {port} {more}-j {to}");
+        is_counted.then(|| rule(&localhost)).into_iter().chain([rule("")]).collect::<Vec<_>>()
     };
     match &front.source_ranges {
-        None => vec![rule(String::new())],
-        Some(ranges) => ranges.admitted(None).map(|range| rule(format!("-s {range} "))).collect(),
+        None => rules(String::new()),
+        Some(ranges) => {
+            ranges.admitted(None).flat_map(|range| rules(format!("-s {range} "))).collect()
+        }
     }
 }

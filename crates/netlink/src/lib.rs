@@ -8,6 +8,7 @@ pub mod conntrack;
 mod generic;
 pub mod ipvs;
 pub mod link;
+pub mod nfacct;
 pub mod nft;
 mod socket;
 pub mod sysctl;

@@ -2,9 +2,13 @@
 
 use std::fmt::Display;
 
-use portolan_backend_iptables::{Iptables, IptablesError, ProgramError, Programs};
+use portolan_backend_iptables::{
+    Accounting, INVALID_DROPPED, Iptables, IptablesError, LOCALHOST_ACCEPTED, ProgramError,
+    Programs,
+};
 use portolan_backend_nftables::{Nftables, NftablesError, TABLE};
 use portolan_model::{Applied, Backend, Delta, Family, ForwardingTable, ModeProfile, RuleCount};
+use portolan_netlink::nfacct;
 use portolan_netlink::nft::{self, Batch, Monitor, NftError, Op, Socket, TableRef};
 use thiserror::Error;
 
@@ -58,8 +62,12 @@ impl Rules {
             Mode::Iptables => {
                 let ModeProfile { invalid_packets, .. } = settings.profile();
                 has_iptables(family)?;
-                let options =
-                    portolan_backend_iptables::Options { masquerade_mark, invalid_packets };
+                let accounting = accounting();
+                let options = portolan_backend_iptables::Options {
+                    masquerade_mark,
+                    invalid_packets,
+                    accounting,
+                };
                 Ok(Self::Iptables(Iptables::new(family, options)))
             }
             Mode::Nftables => {
@@ -74,6 +82,29 @@ impl Rules {
 /// Whether iptables' programs can be run at all, and are new enough.
 pub(crate) fn has_iptables(family: Family) -> Result<(), ModeError> {
     Programs::of(family).check().map_err(ModeError::NoIptables)
+}
+
+/// Counts where the kernel can: the counters are there before rules count in them.
+fn accounting() -> Accounting {
+    let made = nfacct::Socket::open()
+        .and_then(|mut counters| COUNTERS.iter().try_for_each(|counter| counters.ensure(counter)));
+    match made {
+        Ok(()) => Accounting::On,
+        Err(e) => {
+            tracing::debug!(error = %e, "Invalid packets and localhost node ports are not counted");
+            Accounting::Off
+        }
+    }
+}
+
+/// The counters of mode iptables.
+const COUNTERS: [&str; 2] = [INVALID_DROPPED, LOCALHOST_ACCEPTED];
+
+/// How many packets each of [`COUNTERS`] has counted; nothing where there are none, as in other modes.
+pub(crate) fn counted() -> Option<[u64; 2]> {
+    let mut counters = nfacct::Socket::open().ok()?;
+    let mut packets = |name| Some(counters.read(name).ok()??.packets);
+    Some([packets(INVALID_DROPPED)?, packets(LOCALHOST_ACCEPTED)?])
 }
 
 /// Hears of what others do to the rules, in the mode whose rules the kernel speaks of.
@@ -135,7 +166,14 @@ fn nft_family(family: Family) -> nft::Family {
 fn remove_iptables(family: Family) -> Result<(), IptablesError> {
     match has_iptables(family) {
         Err(ModeError::NoIptables(ProgramError::Missing { .. })) => Ok(()),
-        _ => Iptables::new(family, Default::default()).cleanup(),
+        _ => {
+            Iptables::new(family, Default::default()).cleanup()?;
+            // They are there for the rules of both families: the last one's end is theirs.
+            if let Ok(mut counters) = nfacct::Socket::open() {
+                let _ = COUNTERS.map(|counter| counters.delete(counter));
+            }
+            Ok(())
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::config::Mode;
+use crate::kernel;
 use crate::sync::Kind;
 use crate::tally::Policy;
 
@@ -322,8 +323,33 @@ impl Metrics {
     pub fn open_metrics(&self) -> String {
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("writing to a String does not fail");
-        joined(&text, &process())
+        joined(&text, &(packets(kernel::counted()) + &process()))
     }
+}
+
+/// What rules count, as OpenMetrics text; where nothing counts, there is no metric, as upstream has it.
+fn packets(counted: Option<[u64; 2]>) -> String {
+    let metric = |(name, help, count)| {
+        format!(
+            "# HELP kubeproxy_{name} {help}.\n# TYPE kubeproxy_{name} counter\n\
+             kubeproxy_{name}_total {count}\n"
+        )
+    };
+    let metrics = counted.map(|[invalid, localhost]| {
+        [
+            (
+                "iptables_ct_state_invalid_dropped_packets",
+                "Packets dropped since connection tracking calls them invalid",
+                invalid,
+            ),
+            (
+                "iptables_localhost_nodeports_accepted_packets",
+                "First packets to node ports at loopback addresses",
+                localhost,
+            ),
+        ]
+    });
+    metrics.into_iter().flatten().map(metric).collect()
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use portolan_backend_iptables::{self as iptables, Iptables};
 use portolan_backend_nftables::{self as nftables, Nftables};
 use portolan_model::{ForwardingTable, ModeProfile};
+use portolan_netlink::nfacct;
 
 use crate::TraceError;
 use crate::printable::printable_lines;
@@ -33,7 +34,8 @@ pub fn compare(view: &View, table: &ForwardingTable) -> Result<Drift, TraceError
         }
         mode if mode == ModeProfile::IPTABLES.mode => {
             let invalid_packets = view.profile.invalid_packets;
-            let options = iptables::Options { masquerade_mark, invalid_packets };
+            let accounting = accounting();
+            let options = iptables::Options { masquerade_mark, invalid_packets, accounting };
             let plan = Iptables::new(table.family, options)
                 .drift(table)
                 .map_err(|e| TraceError::Kernel(Box::new(e)))?;
@@ -42,4 +44,13 @@ pub fn compare(view: &View, table: &ForwardingTable) -> Result<Drift, TraceError
         mode => return Err(TraceError::KernelMode(mode)),
     };
     Ok(Drift { operations, plan: printable_lines(&plan) })
+}
+
+/// A proxy counts where its kernel can, and makes the counters before it says rules.
+fn accounting() -> iptables::Accounting {
+    let read = nfacct::Socket::open().and_then(|mut it| it.read(iptables::INVALID_DROPPED));
+    match read {
+        Ok(Some(_)) => iptables::Accounting::On,
+        _ => iptables::Accounting::Off,
+    }
 }

@@ -6,9 +6,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
-use portolan_backend_iptables::{Iptables, Options, Programs};
+use portolan_backend_iptables::{INVALID_DROPPED, Iptables, LOCALHOST_ACCEPTED, Programs};
 use portolan_model::*;
+use portolan_netlink::nfacct;
 
+use crate::agreement::COUNTED;
 use crate::objects::{ip, port};
 
 /// Runs something in a network namespace of its own, which vanishes with the thread.
@@ -162,7 +164,11 @@ fn claimed(backend: &Iptables) -> BTreeMap<String, usize> {
 
 fn a_life(stack: &Stack, variant: &str) {
     let programs = stack.programs(variant);
-    let mut backend = Iptables::with_programs(Options::default(), programs.clone());
+    let mut counters = nfacct::Socket::open().unwrap();
+    for name in [INVALID_DROPPED, LOCALHOST_ACCEPTED] {
+        counters.ensure(name).unwrap();
+    }
+    let mut backend = Iptables::with_programs(COUNTED, programs.clone());
     let mut model = stack.model();
     model.flush();
     backend.start(model.table()).unwrap();

@@ -216,7 +216,9 @@ impl Way<'_> {
             let mut value = || words.next().map(String::as_str).unwrap_or_default();
             let transport = self.packet.transport;
             let holds = match word.as_str() {
-                "-m" | "--comment" | "--mode" | "--name" | "--seconds" => !value().is_empty(),
+                "-m" | "--comment" | "--mode" | "--name" | "--seconds" | "--nfacct-name" => {
+                    !value().is_empty()
+                }
                 "--set" | "--reap" => true,
                 // Any client may have been here before.
                 "--rcheck" => {

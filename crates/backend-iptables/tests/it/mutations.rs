@@ -4,9 +4,10 @@ use proptest::collection::vec;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 
-use portolan_backend_iptables::{Options, Planner};
+use portolan_backend_iptables::Planner;
 use portolan_model::{ForwardingTable, Packet};
 
+use crate::agreement::COUNTED;
 use crate::agreement::{AT, expected, fates};
 use crate::machine::Machine;
 use crate::random::{PLACES, Place, USUAL, step};
@@ -92,7 +93,7 @@ fn faults_in_the_text_are_noticed() {
             model.apply(happening.event(place));
         }
         model.flush();
-        let text = Planner::new(Options::default()).full(model.table()).to_string();
+        let text = Planner::new(COUNTED).full(model.table()).to_string();
         assert!(agree(&text, model.table(), place, &packets));
         unnoticed.retain(|mutation| {
             let mutated = mutation.of(&text);

@@ -8,6 +8,7 @@ mod ipvs;
 mod link;
 mod monitor;
 mod netns;
+mod nfacct;
 mod nft;
 mod round_trip;
 mod vm;

@@ -237,6 +237,15 @@ fn node_ports_answer_at_localhost_where_they_are_told_to() {
         let proxy = api.proxy_with(gate);
         until_answer((NODE, 30080), "one").await;
         until_answer((Ipv4Addr::LOCALHOST, 30080), "one").await;
+        // In mode iptables, upstream counts them, and invalid packets.
+        let (_, text) = crate::pages::get("127.0.0.1:10249", "/metrics").await.unwrap();
+        let is_counted = |line| text.contains(&format!("\nkubeproxy_iptables_{line}\n"));
+        for line in [
+            "localhost_nodeports_accepted_packets_total 1",
+            "ct_state_invalid_dropped_packets_total 0",
+        ] {
+            assert_eq!(is_counted(line), api.mode == "iptables", "{line} in {text}");
+        }
         proxy.stop().await;
         let proxy = api.proxy_with("iptables: {localhostNodePorts: false}\n");
         until("silence at localhost", async || {

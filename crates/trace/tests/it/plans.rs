@@ -59,7 +59,8 @@ fn rules(case: &Path, node: &str, mode: &str, family: Family) -> (ForwardingTabl
     let text = match mode {
         "iptables" => {
             let invalid_packets = view.profile.invalid_packets;
-            let options = iptables::Options { masquerade_mark, invalid_packets };
+            let accounting = iptables::Accounting::Off;
+            let options = iptables::Options { masquerade_mark, invalid_packets, accounting };
             iptables::Planner::new(options).full(&table).to_string()
         }
         _ => {
