@@ -61,8 +61,32 @@ fn a_mode_that_cannot_be_is_refused_with_what_to_do() {
         command.env("PATH", directory.path());
         command
     };
-    refused(&mut proxy("iptables"), 1, &["iptables-restore cannot be run", "nftables"]);
+    refused(&mut proxy("iptables"), 1, &["iptables-restore is not installed", "nftables"]);
     refused(&mut proxy("ipvs"), 1, &["mode ipvs is not in this build yet", "nftables"]);
+}
+
+#[test]
+fn without_a_mode_it_is_iptables_and_without_iptables_it_is_nftables() {
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    let file = directory.path().join("config.conf");
+    let written = |path: Option<&std::path::Path>| {
+        let write = format!("--write-config-to={}", file.display());
+        let mut command = portolan(User::Root, ["proxy", &write]);
+        if let Some(path) = path {
+            command.env("PATH", path);
+        }
+        let output = command.output().expect("portolan runs");
+        assert!(output.status.success(), "{}", text(&output));
+        let configuration = std::fs::read_to_string(&file).expect("it was written");
+        let mode = configuration.lines().find(|line| line.starts_with("mode: "));
+        (mode.unwrap_or_default().to_owned(), text(&output))
+    };
+    assert_eq!(written(None).0, "mode: iptables");
+    let (mode, said) = written(Some(directory.path()));
+    assert_eq!(mode, "mode: nftables");
+    for word in ["no mode is set", "iptables-restore is not installed", "Using nftables proxy"] {
+        assert!(said.contains(word), "{word:?} is not in: {said}");
+    }
 }
 
 #[test]
