@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt::Display;
+use std::time::Instant;
 
 use crate::{Delta, ForwardingTable};
 
@@ -28,6 +29,12 @@ pub trait Backend {
     /// Makes the kernel hold `table` by changing what `delta` says. When the kernel turns out not to
     /// hold the table before (somebody changed it), all of it is put right: [`Drift::Repaired`].
     fn apply(&mut self, table: &ForwardingTable, delta: &Delta) -> Result<Applied, Self::Error>;
+
+    /// Looks after what changes have left to end by itself; gives when to look again, nothing when nothing
+    /// is left. To be called after every [`Backend::start`] and [`Backend::apply`].
+    fn tend(&mut self, _now: Instant) -> Result<Option<Instant>, Self::Error> {
+        Ok(None)
+    }
 
     /// How many rules the kernel holds and how many were said last, by table; nothing where their number
     /// does not follow the Services.

@@ -121,6 +121,8 @@ pub(crate) struct State {
     /// What the node's pod ranges were at the start, where they matter.
     pod_cidrs: Option<Vec<ipnet::IpNet>>,
     full_sync: Instant,
+    /// When to look after what ends by itself.
+    tend: Option<Instant>,
 }
 
 impl State {
@@ -140,6 +142,7 @@ impl State {
             service_cidrs: HashMap::new(),
             pod_cidrs,
             full_sync: now + period,
+            tend: None,
         }
     }
 
@@ -157,6 +160,9 @@ impl State {
     }
 }
 
+/// When to look again after what ends by itself, and what failed.
+type Tended<B> = (Option<std::time::Instant>, Vec<(Family, <B as Backend>::Error)>);
+
 impl<B> Daemon<B>
 where
     B: Backend + Send + 'static,
@@ -165,7 +171,8 @@ where
     pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), ProxyError> {
         loop {
             let due = self.state.due();
-            let wake = due.unwrap_or(self.state.full_sync).min(self.state.full_sync);
+            let wakes = [due, self.state.tend, Some(self.state.full_sync)];
+            let wake = wakes.into_iter().flatten().min().unwrap_or(self.state.full_sync);
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 changes = self.watches.services.changes() => self.services(changes),
@@ -183,6 +190,8 @@ where
             }
             if self.state.due().is_some_and(|due| due <= now) {
                 self.sync(now).await?;
+            } else if self.state.tend.is_some_and(|at| at <= now) {
+                self.tend().await?;
             }
         }
     }
@@ -360,10 +369,13 @@ where
         let families: Vec<_> = waiting.keys().copied().collect();
         let joined = tokio::task::spawn_blocking(move || {
             let reports = syncer.sync(&families);
-            (syncer, reports)
+            let tended = syncer.tend(std::time::Instant::now());
+            (syncer, reports, tended)
         });
-        let (syncer, reports) = joined.await.map_err(|e: JoinError| ProxyError::Crashed(e))?;
+        let (syncer, reports, tended) =
+            joined.await.map_err(|e: JoinError| ProxyError::Crashed(e))?;
         self.syncer = Some(syncer);
+        self.tended(tended);
         let is_refused = |report: &&Report<B::Error>| report.result.is_err();
         let refused: BTreeSet<_> = reports.iter().filter(is_refused).map(|r| r.family).collect();
         for report in reports {
@@ -377,6 +389,26 @@ where
             }
         }
         Ok(())
+    }
+
+    /// Looks after what ends by itself.
+    async fn tend(&mut self) -> Result<(), ProxyError> {
+        let Some(mut syncer) = self.syncer.take() else { return Ok(()) };
+        let joined = tokio::task::spawn_blocking(move || {
+            let tended = syncer.tend(std::time::Instant::now());
+            (syncer, tended)
+        });
+        let (syncer, tended) = joined.await.map_err(ProxyError::Crashed)?;
+        self.syncer = Some(syncer);
+        self.tended(tended);
+        Ok(())
+    }
+
+    fn tended(&mut self, (next, failed): Tended<B>) {
+        self.state.tend = next.map(Instant::from_std);
+        for (family, e) in failed {
+            tracing::warn!(%family, "cannot look after what terminates: {e}");
+        }
     }
 
     fn turn(&mut self, family: Family) -> Option<&mut Turn> {

@@ -20,6 +20,9 @@ use portolan_model::{
 use crate::stale::StaleUdp;
 use crate::tally::{Policy, Tally};
 
+/// After how long it is tried again to look after what ends by itself.
+const TEND_AGAIN: Duration = Duration::from_secs(1);
+
 /// Whether the kernel is known to hold the table as of the last flush.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Held {
@@ -114,6 +117,20 @@ impl<B: Backend> Syncer<B> {
         members.filter(wanted).filter_map(Member::sync).collect()
     }
 
+    /// Looks after what changes have left to end by itself: when to look again, and what failed, which is
+    /// tried again then.
+    pub fn tend(&mut self, now: Instant) -> (Option<Instant>, Vec<(Family, B::Error)>) {
+        let (mut next, mut failed) = (None, Vec::new());
+        for member in &mut self.members {
+            let again = member.backend.tend(now).unwrap_or_else(|e| {
+                failed.push((member.model.table().family, e));
+                Some(now + TEND_AGAIN)
+            });
+            next = next.into_iter().chain(again).min();
+        }
+        (next, failed)
+    }
+
     /// Removes all rules.
     ///
     /// # Errors
@@ -186,6 +203,8 @@ mod tests {
     struct Script {
         calls: Vec<&'static str>,
         refuse: bool,
+        /// When to look again after what ends by itself.
+        again: Option<Instant>,
     }
 
     struct Recorded(Rc<RefCell<Script>>);
@@ -216,6 +235,11 @@ mod tests {
 
         fn apply(&mut self, _: &ForwardingTable, _: &Delta) -> Result<Applied, Refused> {
             self.note("apply")
+        }
+
+        fn tend(&mut self, _: Instant) -> Result<Option<Instant>, Refused> {
+            let Script { refuse, again, .. } = *self.0.borrow();
+            if refuse { Err(Refused) } else { Ok(again) }
         }
 
         fn cleanup(&mut self) -> Result<(), Refused> {
@@ -293,6 +317,26 @@ mod tests {
         assert_eq!(outcomes(syncer.sync(&both)), [(Family::Ipv6, true)]);
         assert_eq!(four.borrow().calls, ["start", "apply"]);
         assert_eq!(six.borrow().calls, ["start", "start"]);
+    }
+
+    #[test]
+    fn what_ends_by_itself_is_looked_after_when_the_first_of_all_is_due() {
+        let scripts = [0; 2].map(|_| Rc::new(RefCell::new(Script::default())));
+        let both = [Family::Ipv4, Family::Ipv6];
+        let backends = both.into_iter().zip(scripts.iter().map(|s| Recorded(Rc::clone(s))));
+        let mut syncer = Syncer::new(backends, &config());
+        let now = Instant::now();
+        let seconds = |n| Some(now + Duration::from_secs(n));
+        assert_eq!(syncer.tend(now).0, None);
+        let [four, six] = &scripts;
+        four.borrow_mut().again = seconds(9);
+        assert_eq!(syncer.tend(now).0, seconds(9));
+        six.borrow_mut().again = seconds(5);
+        assert_eq!(syncer.tend(now).0, seconds(5));
+        six.borrow_mut().refuse = true;
+        let (next, failed) = syncer.tend(now);
+        assert_eq!(next, Some(now + TEND_AGAIN));
+        assert!(matches!(failed.as_slice(), [(Family::Ipv6, Refused)]));
     }
 
     #[test]
