@@ -11,7 +11,7 @@ use serde_json::Value;
 /// The layers from the ground up; arrows point from a later line to an earlier one.
 const LAYERS: &[&[&str]] = &[
     &["model", "netlink", "patch", "store", "stream", "client", "exposition"],
-    &["api", "backend-iptables", "backend-nftables"],
+    &["api", "backend-iptables", "backend-ipvs", "backend-nftables"],
     &["apiserver", "controllers", "proxy", "node"],
     &["lab", "trace"],
 ];
@@ -21,6 +21,7 @@ const BANS: &[(&str, &str, &str)] = &[
     ("model", "k8s-openapi", "the model is fed plain values and stays pure"),
     ("model", "tokio", "the model knows no clock, no I/O and no async"),
     ("backend-iptables", "k8s-openapi", "a backend never looks at a Service object"),
+    ("backend-ipvs", "k8s-openapi", "a backend never looks at a Service object"),
     ("backend-nftables", "k8s-openapi", "a backend never looks at a Service object"),
     ("patch", "tokio", "patches are pure functions of values"),
     ("api", "tokio", "kinds, defaults and validation are pure"),

@@ -32,7 +32,11 @@ pub use qemu::share::{Options as ShareOptions, share};
 use uml::Uml;
 
 /// The packages with tests that belong into such a kernel: ignored elsewhere, in a module `vm`.
-const SUITES: [&str; 2] = ["portolan-netlink", "portolan-proxy"];
+const SUITES: [&str; 3] = ["portolan-netlink", "portolan-backend-ipvs", "portolan-proxy"];
+/// What each suite is called with.
+const WORDS: [&str; 3] = ["--ignored", "--test-threads=1", "vm::"];
+/// What it is called with where there is no nf_tables.
+const WITHOUT_NFT: [&str; 2] = ["--skip", "vm::nft"];
 
 /// Options of `cargo xtask vm`.
 #[derive(Args)]
@@ -65,6 +69,15 @@ enum Rig {
 }
 
 impl Rig {
+    /// What suites are called with.
+    fn words(self) -> Vec<String> {
+        let without: &[&str] = match self {
+            Self::Uml => &WITHOUT_NFT,
+            Self::Qemu => &[],
+        };
+        WORDS.iter().chain(without).map(|word| (*word).to_owned()).collect()
+    }
+
     fn unpacked(self, cache: &Path) -> Result<Box<dyn Machine>> {
         Ok(match self {
             Self::Uml => Box::new(Uml::unpacked(cache)?),
@@ -110,13 +123,17 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         (None, true) => vec![Rig::Uml, Rig::Qemu],
         (None, false) => vec![Rig::Uml],
     };
-    let jobs = jobs(options)?;
+    let programs = programs(options)?;
     let (mut outcome, mut is_tried) = (Outcome::default(), false);
     for rig in rigs {
         match rig.unpacked(&cache()?) {
             Ok(machine) => {
                 is_tried = true;
-                run_in(machine.as_ref(), options, &jobs, &mut outcome)?;
+                let words = match options.tests.is_empty() {
+                    true => rig.words(),
+                    false => options.arguments.clone(),
+                };
+                run_in(machine.as_ref(), options, (&programs, &words), &mut outcome)?;
             }
             // Nothing but the want of a rig may end without a test.
             Err(why) => println!("SKIP vm: {why:#}"),
@@ -133,29 +150,26 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The programs to run and their arguments.
-fn jobs(options: &Options) -> Result<Vec<(PathBuf, Vec<String>)>> {
+/// The programs to run.
+fn programs(options: &Options) -> Result<Vec<PathBuf>> {
     if options.tests.is_empty() {
-        let all = SUITES.into_iter().map(binary).collect::<Result<Vec<_>>>()?;
-        let words = ["--ignored", "--test-threads=1", "vm::"].map(str::to_owned);
-        return Ok(all.into_iter().map(|program| (program, words.to_vec())).collect());
+        return SUITES.into_iter().map(binary).collect();
     }
     let absolute = |path: &PathBuf| path.canonicalize().with_context(|| path.display().to_string());
-    let all = options.tests.iter().map(absolute).collect::<Result<Vec<_>>>()?;
-    Ok(all.into_iter().map(|program| (program, options.arguments.clone())).collect())
+    options.tests.iter().map(absolute).collect()
 }
 
-/// Runs the jobs in one machine after the other.
+/// Runs the programs, each with these words, in one machine after the other.
 fn run_in(
     machine: &dyn Machine,
     options: &Options,
-    jobs: &[(PathBuf, Vec<String>)],
+    (programs, words): (&[PathBuf], &[String]),
     outcome: &mut Outcome,
 ) -> Result<()> {
     let Outcome { counts, faults, statuses } = outcome;
-    for (program, arguments) in jobs {
+    for program in programs {
         println!("vm: {}", program.display());
-        let arguments = arguments.clone();
+        let arguments = words.to_vec();
         let job = Job { program: program.clone(), arguments, directory: std::env::current_dir()? };
         let limit = Duration::from_secs(options.timeout);
         let mut boot = || {

@@ -30,7 +30,10 @@ pub use input::{
     Service, ServicePort, SessionAffinity, SourceRangesHold, TrafficPolicy,
 };
 pub use name::{Family, NamespacedName, NodePort, Protocol, ServicePortName};
-pub use profile::{InvalidPackets, ModeProfile, UnallocatedClusterIp, UndefinedPort};
+pub use profile::{
+    InvalidPackets, ModeProfile, ServiceAddresses, ShortCircuit, UnallocatedClusterIp,
+    UndefinedPort,
+};
 pub use table::{
     Action, EndpointSet, ForwardingTable, Front, FrontKey, HealthCheck, Location, Masquerade,
     MasqueradeReason, Origin, OwnAddress, PerSource, Scope, Selection, SetId, Settings, Slots,

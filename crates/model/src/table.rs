@@ -10,13 +10,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
 use crate::{
-    Change, Delta, Family, LocalDetector, LocalhostNodePorts, NamespacedName, NodePort,
-    NodePortAddresses, Protocol, ServicePortName, SessionAffinity,
+    Change, Delta, Family, LocalDetector, LocalhostNodePorts, ModeProfile, NamespacedName,
+    NodePort, NodePortAddresses, Protocol, ServicePortName, SessionAffinity, ShortCircuit,
 };
 
 /// Everything that decides about packets of one family on one node.
@@ -62,6 +63,17 @@ impl ForwardingTable {
             health_checks: BTreeMap::new(),
             settings,
         }
+    }
+
+    /// The fronts at an address of a Service's own.
+    pub fn fronts_at(&self, ip: IpAddr) -> impl Iterator<Item = (&FrontKey, &Front)> {
+        self.fronts.range(FrontKey::all_at(ip))
+    }
+
+    /// Whether an address is a Service's: a cluster IP in use or a front's, and not the node's own.
+    pub fn is_service_address(&self, ip: IpAddr) -> bool {
+        !self.settings.is_of_this_node(ip)
+            && (self.cluster_ips.contains(&ip) || self.fronts_at(ip).next().is_some())
     }
 
     /// Makes this table, which `delta` was computed from, the one that `delta` leads to.
@@ -115,6 +127,17 @@ pub struct Settings {
     pub source_prefixes: BTreeSet<u8>,
 }
 
+impl Settings {
+    /// Whether the node has this address, whatever Services there are.
+    pub fn is_of_this_node(&self, ip: IpAddr) -> bool {
+        let answers = match &self.node_port_addresses {
+            NodePortAddresses::AllLocal => false,
+            NodePortAddresses::Only(addresses) => addresses.contains(&ip),
+        };
+        answers || self.node_addresses.contains(&ip)
+    }
+}
+
 /// Where a packet may be addressed to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FrontKey {
@@ -137,6 +160,13 @@ pub enum FrontKey {
 }
 
 impl FrontKey {
+    /// The range of every front at an address.
+    pub fn all_at(ip: IpAddr) -> RangeInclusive<Self> {
+        let [first, .., last] = Protocol::ALL;
+        let at = |protocol, port| Self::Address { ip, protocol, port };
+        at(first, 0)..=at(last, u16::MAX)
+    }
+
     /// The front's protocol.
     pub fn protocol(&self) -> Protocol {
         match self {
@@ -218,11 +248,11 @@ pub struct Front {
 }
 
 impl Front {
-    /// Where packets of a class of source go.
-    pub fn action(&self, class: SourceClass) -> Action {
-        match class {
-            SourceClass::Pod | SourceClass::Node => self.inside,
-            SourceClass::Outside => self.outside,
+    /// Where packets of a class of source go in a mode.
+    pub fn action(&self, profile: &ModeProfile, class: SourceClass) -> Action {
+        match (class, profile.short_circuit) {
+            (SourceClass::Outside, _) | (_, ShortCircuit::Absent) => self.outside,
+            (SourceClass::Pod | SourceClass::Node, ShortCircuit::Honoured) => self.inside,
         }
     }
 }

@@ -18,8 +18,8 @@ use crate::table::{
     Selection, SetId, SourceClass, Target, Topology,
 };
 use crate::{
-    LocalhostNodePorts, ModeProfile, NodePort, NodePortAddresses, Protocol, ServicePortName,
-    UnallocatedClusterIp, UndefinedPort,
+    LocalhostNodePorts, ModeProfile, NodePort, NodePortAddresses, Protocol, ServiceAddresses,
+    ServicePortName, UnallocatedClusterIp, UndefinedPort,
 };
 
 /// The first packet of a connection.
@@ -127,7 +127,7 @@ pub fn walk(
     let class = class_of(table, packet);
     let mut reasons = vec![Reason::From(class)];
     let verdict = match find(table, packet) {
-        Some((key, front)) => through(table, packet, class, key, front, &mut reasons),
+        Some((key, front)) => through(table, profile, packet, class, (key, front), &mut reasons),
         None => past(table, profile, packet, &mut reasons),
     };
     (verdict, reasons)
@@ -164,10 +164,10 @@ fn find<'a>(table: &'a ForwardingTable, packet: &Packet) -> Option<(FrontKey, &'
 
 fn through(
     table: &ForwardingTable,
+    profile: &ModeProfile,
     packet: &Packet,
     class: SourceClass,
-    key: FrontKey,
-    front: &Front,
+    (key, front): (FrontKey, &Front),
     reasons: &mut Vec<Reason>,
 ) -> Verdict {
     reasons.push(Reason::Front { key, origin: front.origin, port: front.port.clone() });
@@ -177,7 +177,7 @@ fn through(
         reasons.push(Reason::NotAdmitted);
         return Verdict::Drop;
     }
-    match front.action(class) {
+    match front.action(profile, class) {
         Action::Reject => {
             reasons.push(Reason::NoEndpoints);
             Verdict::Reject
@@ -190,7 +190,7 @@ fn through(
             let Some(set) = table.sets.get(&id) else { return Verdict::Drop };
             reasons.push(set_reason(id, set));
             let masquerade = match front.masquerade.of(class) {
-                Masquerade::No => None,
+                Masquerade::No => own_source(table, profile, packet),
                 Masquerade::Yes(reason) => Some(*reason),
             };
             reasons.extend(masquerade.map(Reason::Masquerade));
@@ -201,6 +201,19 @@ fn through(
             Verdict::Forward(choices)
         }
     }
+}
+
+/// What a process of this node sends from a Service's address is answered to that address, which every
+/// node has.
+fn own_source(
+    table: &ForwardingTable,
+    profile: &ModeProfile,
+    packet: &Packet,
+) -> Option<MasqueradeReason> {
+    let is_own = profile.service_addresses == ServiceAddresses::OnThisNode
+        && packet.arrival == Arrival::SentHere
+        && table.is_service_address(packet.source);
+    is_own.then_some(MasqueradeReason::OwnAddress)
 }
 
 fn set_reason(id: SetId, set: &EndpointSet) -> Reason {
@@ -233,7 +246,10 @@ fn past(
     packet: &Packet,
     reasons: &mut Vec<Reason>,
 ) -> Verdict {
-    if table.cluster_ips.contains(&packet.destination) {
+    let is_here = profile.service_addresses == ServiceAddresses::OnThisNode;
+    if table.cluster_ips.contains(&packet.destination)
+        || is_here && table.is_service_address(packet.destination)
+    {
         reasons.push(Reason::UndefinedPort(packet.destination));
         return match profile.undefined_port {
             UndefinedPort::Pass => Verdict::Pass,

@@ -1,15 +1,13 @@
 //! Generic netlink: a family that a module registered by name, and commands to it.
 //!
 //! A family has another number after each load of its module, so it is looked up when the socket is
-//! opened. Commands that only change something can go many in one send: the kernel works them off in
-//! order before the send returns, answers each that failed, and the last one in any case. That
-//! answer tells that all are done.
+//! opened. Commands that only change something can go many in one send.
 //!
 //! Upstream rule: include/uapi/linux/genetlink.h, and `netlink_rcv_skb` of net/netlink/af_netlink.c.
 
 use nix::errno::Errno;
 
-use crate::socket::{Answer, Netlink, Protocol, RequestError};
+use crate::socket::{Answer, Netlink, Protocol, Request, RequestError};
 use crate::wire::{Malformed, SUBHEADER_LEN, Table as Attrs, Writer, flag};
 
 /// `GENL_ID_CTRL`: the family that knows the others.
@@ -18,10 +16,6 @@ const CONTROLLER_VERSION: u8 = 1;
 const CMD_GET_FAMILY: u8 = 3;
 const ATTR_FAMILY_ID: u16 = 1;
 const ATTR_FAMILY_NAME: u16 = 2;
-
-/// How many commands go in one send. Should all of them fail, their answers (less than 1.3 KiB of the
-/// receive buffer each) fit into the smallest buffer that a system without privileges has.
-const AT_ONCE: usize = 256;
 
 /// Why there is no way to a family.
 #[derive(Debug)]
@@ -75,7 +69,7 @@ impl Family {
     ) -> Result<(), RequestError> {
         let seq = self.netlink.sequence(1);
         let mut w = Writer::default();
-        w.message(self.id, flag::REQUEST | flags, seq, self.subheader(command), body);
+        w.message(self.id, flag::REQUEST | flags, seq, subheader(command, self.version), body);
         let bytes = w.finish().ok_or(RequestError::Send(Errno::EMSGSIZE))?;
         self.netlink.request(seq, &bytes, |message| {
             let (command, attrs) = message.generic()?;
@@ -83,50 +77,18 @@ impl Family {
         })
     }
 
-    /// Sends commands one behind the other, each whatever became of those before it. Gives the
-    /// answers of those that were refused, with their places. After an error it is not known
-    /// which of them were carried out.
+    /// Sends commands one behind the other, as [`Netlink::request_all`] has it.
     pub(crate) fn request_all<B: FnOnce(&mut Writer)>(
         &mut self,
-        commands: impl ExactSizeIterator<Item = (u8, B)>,
+        commands: impl Iterator<Item = (u8, B)>,
     ) -> Result<Vec<(usize, Answer)>, RequestError> {
-        let (mut refused, mut done) = (Vec::new(), 0);
-        let mut commands = commands.peekable();
-        while commands.peek().is_some() {
-            let first = self.netlink.sequence(0);
-            let mut w = Writer::default();
-            let mut last = first;
-            for place in 0..AT_ONCE {
-                let Some((command, body)) = commands.next() else { break };
-                let is_last = place + 1 == AT_ONCE || commands.peek().is_none();
-                let flags = if is_last { flag::REQUEST | flag::ACK } else { flag::REQUEST };
-                last = self.netlink.sequence(1);
-                w.message(self.id, flags, last, self.subheader(command), body);
-            }
-            let bytes = w.finish().ok_or(RequestError::Send(Errno::EMSGSIZE))?;
-            self.netlink.send(&bytes).map_err(RequestError::Send)?;
-            let mut is_done = false;
-            for answer in self.netlink.drain()? {
-                let place = answer.seq.wrapping_sub(first);
-                if place > last.wrapping_sub(first) {
-                    // Of an exchange before this one that broke off.
-                    continue;
-                }
-                is_done |= answer.seq == last;
-                if answer.errno != 0 {
-                    refused.push((done + place as usize, answer));
-                }
-            }
-            if !is_done {
-                return Err(Malformed("the last command was not answered").into());
-            }
-            done += last.wrapping_sub(first) as usize + 1;
-        }
-        Ok(refused)
+        let (kind, version) = (self.id, self.version);
+        let request = |command| Request { kind, flags: 0, subheader: subheader(command, version) };
+        self.netlink.request_all(commands.map(|(command, body)| (request(command), body)))
     }
+}
 
-    /// `struct genlmsghdr`.
-    const fn subheader(&self, command: u8) -> [u8; SUBHEADER_LEN] {
-        [command, self.version, 0, 0]
-    }
+/// `struct genlmsghdr`.
+const fn subheader(command: u8, version: u8) -> [u8; SUBHEADER_LEN] {
+    [command, version, 0, 0]
 }

@@ -4,6 +4,7 @@
 //! opened; a socket stays with that namespace afterwards. No module keeps global state, and none
 //! decides anything: plans are made above and only carried out here.
 
+pub mod address;
 pub mod conntrack;
 mod generic;
 pub mod ipvs;

@@ -12,7 +12,9 @@ use nix::sys::socket::{
     recv, send, setsockopt, socket, sockopt,
 };
 
-use crate::wire::{self, Malformed, Message, NLMSG_DONE, NLMSG_ERROR, NLMSG_OVERRUN, flag};
+use crate::wire::{
+    self, Malformed, Message, NLMSG_DONE, NLMSG_ERROR, NLMSG_OVERRUN, SUBHEADER_LEN, Writer, flag,
+};
 
 /// The send buffer to ask for: above every plan, below where the kernel's doubling overflows.
 const SEND_BUFFER: usize = 512 << 20;
@@ -57,6 +59,22 @@ pub(crate) enum Protocol {
     Netfilter,
     /// Whatever registers a family by name.
     Generic,
+    /// Links, addresses and routes.
+    Route,
+}
+
+/// How many requests go in one send. Should all of them fail, their answers (less than 1.3 KiB of the
+/// receive buffer each) fit into the smallest buffer that a system without privileges has.
+const AT_ONCE: usize = 256;
+
+/// A request that only changes something, but for its sequence number and its attributes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Request {
+    /// The type of the message.
+    pub(crate) kind: u16,
+    /// Its flags, without those that every request has.
+    pub(crate) flags: u16,
+    pub(crate) subheader: [u8; SUBHEADER_LEN],
 }
 
 /// A netlink socket.
@@ -81,6 +99,7 @@ impl Netlink {
         let protocol = match protocol {
             Protocol::Netfilter => SockProtocol::NetlinkNetFilter,
             Protocol::Generic => SockProtocol::NetlinkGeneric,
+            Protocol::Route => SockProtocol::NetlinkRoute,
         };
         let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
@@ -150,6 +169,52 @@ impl Netlink {
                 }
             }
         }
+    }
+
+    /// Sends requests one behind the other, each whatever became of those before it. Gives the
+    /// answers of those that were refused, with their places. After an error it is not known which of
+    /// them were carried out.
+    ///
+    /// The kernel works them off in order before the send returns, answers each that failed, and the
+    /// last one in any case: that answer tells that all are done.
+    pub(crate) fn request_all<B: FnOnce(&mut Writer)>(
+        &mut self,
+        requests: impl Iterator<Item = (Request, B)>,
+    ) -> Result<Vec<(usize, Answer)>, RequestError> {
+        let (mut refused, mut done) = (Vec::new(), 0);
+        let mut requests = requests.peekable();
+        while requests.peek().is_some() {
+            let first = self.sequence(0);
+            let mut w = Writer::default();
+            let mut last = first;
+            for place in 0..AT_ONCE {
+                let Some((request, body)) = requests.next() else { break };
+                let is_last = place + 1 == AT_ONCE || requests.peek().is_none();
+                let ack = if is_last { flag::ACK } else { 0 };
+                last = self.sequence(1);
+                let flags = flag::REQUEST | ack | request.flags;
+                w.message(request.kind, flags, last, request.subheader, body);
+            }
+            let bytes = w.finish().ok_or(RequestError::Send(Errno::EMSGSIZE))?;
+            self.send(&bytes).map_err(RequestError::Send)?;
+            let mut is_done = false;
+            for answer in self.drain()? {
+                let place = answer.seq.wrapping_sub(first);
+                if place > last.wrapping_sub(first) {
+                    // Of an exchange before this one that broke off.
+                    continue;
+                }
+                is_done |= answer.seq == last;
+                if answer.errno != 0 {
+                    refused.push((done + place as usize, answer));
+                }
+            }
+            if !is_done {
+                return Err(Malformed("the last request was not answered").into());
+            }
+            done += last.wrapping_sub(first) as usize + 1;
+        }
+        Ok(refused)
     }
 
     /// Sends a request numbered `seq` and gives every message of its answer to `each`.

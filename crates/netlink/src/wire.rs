@@ -80,6 +80,11 @@ impl Writer {
         }
     }
 
+    /// Adds bytes of a header that is longer than [`SUBHEADER_LEN`]; a multiple of four.
+    pub(crate) fn header(&mut self, bytes: &[u8]) {
+        self.buf.extend_from_slice(bytes);
+    }
+
     fn open(&mut self, kind: u16) -> usize {
         let start = self.buf.len();
         self.buf.extend_from_slice(&[0; 2]);

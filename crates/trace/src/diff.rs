@@ -17,7 +17,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use ipnet::IpNet;
 use portolan_model::{
     Action, Arrival, Family, ForwardingTable, Front, FrontKey, LocalhostNodePorts, Masquerade,
-    NodePort, NodePortAddresses, Packet, Protocol, SessionAffinity, SourceClass,
+    NodePort, NodePortAddresses, Packet, Protocol, ServiceAddresses, SessionAffinity, SourceClass,
     UnallocatedClusterIp, Verdict, walk,
 };
 use serde::Serialize;
@@ -149,9 +149,19 @@ impl Side<'_> {
                 at.into_iter().map(|ip| To::Port { ip, port, protocol }).collect()
             }
         });
-        let others = self.table.cluster_ips.iter().map(|ip| To::OtherPorts(*ip));
+        let others = self.addresses().into_iter().map(To::OtherPorts);
         let ranges = self.table.settings.service_cidrs.iter().map(|range| To::Unallocated(*range));
         fronts.chain(others).chain(ranges)
+    }
+
+    /// The addresses at which ports are refused that no Service defines, in some mode.
+    fn addresses(&self) -> BTreeSet<IpAddr> {
+        let mut all = self.table.cluster_ips.clone();
+        if self.view.profile.service_addresses == ServiceAddresses::OnThisNode {
+            let fronts = self.table.fronts.keys().filter_map(FrontKey::address);
+            all.extend(fronts.filter(|ip| self.table.is_service_address(*ip)));
+        }
+        all
     }
 
     fn node_port_addresses(&self) -> BTreeSet<IpAddr> {
@@ -202,12 +212,13 @@ impl Side<'_> {
     }
 
     fn at_front(&self, front: &Front, class: SourceClass, ip: Option<IpAddr>) -> Outcome {
-        let verdict = match front.action(class) {
+        let action = front.action(&self.view.profile, class);
+        let verdict = match action {
             Action::Balance(_) => VerdictName::Dnat,
             Action::Reject => VerdictName::Reject,
             Action::Drop => VerdictName::Drop,
         };
-        let set = match front.action(class) {
+        let set = match action {
             Action::Balance(id) => self.table.sets.get(&id),
             Action::Reject | Action::Drop => None,
         };
@@ -215,7 +226,7 @@ impl Side<'_> {
         Outcome {
             verdict,
             endpoints: targets.map(|target| target.address).collect(),
-            masquerade: *front.masquerade.of(class) != Masquerade::No,
+            masquerade: set.is_some() && *front.masquerade.of(class) != Masquerade::No,
             affinity_seconds: set.and_then(|set| match set.affinity {
                 SessionAffinity::ClientIp { timeout } => Some(timeout.as_secs()),
                 SessionAffinity::None => None,

@@ -327,3 +327,34 @@ fn every_step_says_its_reason() {
         ]
     );
 }
+
+/// In mode ipvs a front has one list, and Services' addresses are this node's.
+#[test]
+fn in_mode_ipvs_everybody_goes_to_this_nodes_endpoints_under_policy_local() {
+    let local = Service { external_traffic_policy: TrafficPolicy::Local, ..service() };
+    let table = table(by_cidr(), local, &BOTH);
+    let from = |source: &str, arrival: Arrival, to: &str, port| Packet {
+        source: ip(source),
+        destination: ip(to),
+        transport: Some(Transport { protocol: Protocol::Tcp, port }),
+        arrival,
+    };
+    let pod = Arrival::Interface("veth1".into());
+    let packet = from("10.244.0.9", pod, "192.0.2.1", 80);
+    let targets = |profile| match walk(&table, profile, &packet).0 {
+        Verdict::Forward(choices) => choices.len(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(targets(&ModeProfile::NFTABLES), 2);
+    assert_eq!(targets(&ModeProfile::IPVS), 1);
+    let elsewhere = from("198.51.100.7", Arrival::Interface("eth0".into()), "192.0.2.1", 81);
+    assert_eq!(walk(&table, &ModeProfile::NFTABLES, &elsewhere).0, Verdict::Pass);
+    assert_eq!(walk(&table, &ModeProfile::IPVS, &elsewhere).0, Verdict::Reject);
+    let own = from("10.96.0.10", Arrival::SentHere, "10.96.0.10", 80);
+    let Verdict::Forward(choices) =
+        walk(&table_of(config(LocalDetector::None), service(), &BOTH), &ModeProfile::IPVS, &own).0
+    else {
+        panic!("not forwarded")
+    };
+    assert!(choices.iter().all(|c| c.masquerade == Some(MasqueradeReason::OwnAddress)));
+}

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(clippy::print_stdout, reason = "skipped tests say so")]
 
+mod address;
 mod conntrack;
 mod ipvs;
 mod link;

@@ -1,4 +1,4 @@
-//! Golden cases: API objects on one side, the rules of both backends in both families on the other.
+//! Golden cases: API objects on one side, the rules of every backend in both families on the other.
 //!
 //! The cases are in `tests/golden/` of the workspace: `objects.yaml`, and `config.yaml` where the proxy's
 //! configuration matters. The node is node-1, 172.30.0.11, in a cluster of 10.244.0.0/16. The case
@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use portolan_backend_iptables as iptables;
+use portolan_backend_ipvs as ipvs;
 use portolan_backend_nftables as nftables;
 use portolan_model::{Family, ForwardingTable};
 use portolan_proxy::config::load;
@@ -16,7 +17,7 @@ use portolan_proxy::config::types::KubeProxyConfiguration;
 use portolan_trace::objects::{Objects, parse};
 use portolan_trace::view::{Setup, View};
 
-const MODES: [&str; 2] = ["nftables", "iptables"];
+const MODES: [&str; 3] = ["nftables", "iptables", "ipvs"];
 const FAMILIES: [(Family, &str); 2] = [(Family::Ipv4, "ipv4"), (Family::Ipv6, "ipv6")];
 /// Where every case's cluster is.
 const PODS: &str = "10.244.0.0/16,fd00:10:244::/48";
@@ -62,6 +63,10 @@ fn rules(case: &Path, node: &str, mode: &str, family: Family) -> (ForwardingTabl
             let accounting = iptables::Accounting::Off;
             let options = iptables::Options { masquerade_mark, invalid_packets, accounting };
             iptables::Planner::new(options).full(&table).to_string()
+        }
+        "ipvs" => {
+            let options = ipvs::Options { masquerade_mark, ..ipvs::Options::default() };
+            ipvs::Planner::new(family, options).full(&table).to_string()
         }
         _ => {
             let options = nftables::Options { masquerade_mark };

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use portolan_model::{
-    Action, Arrival, Family, ForwardingTable, LocalDetector, Origin, Packet, Protocol, Scope,
-    SourceClass, Topology, Transport, Verdict, walk,
+    Action, Arrival, Family, ForwardingTable, FrontKey, LocalDetector, Origin, Packet, Protocol,
+    Scope, SourceClass, Topology, Transport, Verdict, walk,
 };
 use portolan_proxy::convert;
 use portolan_trace::diff::diff;
@@ -172,13 +172,23 @@ proptest! {
     ) {
         let views = [&before, &after].map(|objects| view(objects, mode, all, true));
         let flows = diff((&views[0], &before), (&views[1], &after));
+        let tables = [Family::Ipv4, Family::Ipv6].map(|family| {
+            [table(&before, &views[0], family), table(&after, &views[1], family)]
+        });
         prop_assert!(diff((&views[0], &before), (&views[0], &before)).is_empty());
         // One source of each class, none of them an endpoint.
         let sources = [(SourceClass::Pod, 2), (SourceClass::Outside, 3), (SourceClass::Node, 4)];
         for (place, family) in (0..PLACES.len()).flat_map(|place| [(place, 0), (place, 1)]) {
             let ip: IpAddr = PLACES[place][family].parse().unwrap();
             for (port, protocol) in [(80, Protocol::Tcp), (53, Protocol::Udp), (30080, Protocol::Tcp), (30092, Protocol::Tcp)] {
-                let to = portolan_trace::diff::To::Port { ip, port, protocol };
+                let key = FrontKey::Address { ip, port, protocol };
+                let is_front = tables[family].iter().any(|table| table.fronts.contains_key(&key));
+                let others = portolan_trace::diff::To::OtherPorts(ip);
+                let to = match flows.iter().any(|flow| flow.to == others) {
+                    // A port that no Service defines, neither before nor after.
+                    true if !is_front => others,
+                    _ => portolan_trace::diff::To::Port { ip, port, protocol },
+                };
                 for (class, source) in sources {
                     if ip.is_loopback() && class != SourceClass::Node {
                         continue;
