@@ -149,32 +149,6 @@ impl Ipvs {
         Ok(comparison(&planner, table, seen).0)
     }
 
-    /// Removes terminating real servers that have no connection any more, or whose time is up; gives
-    /// when to call again, nothing when nothing terminates. To be called after every
-    /// [`Backend::start`] and [`Backend::apply`]: the time counts from there.
-    ///
-    /// # Errors
-    /// When IPVS cannot be read or changed; call again.
-    pub fn tend(&mut self, now: Instant) -> Result<Option<Instant>, IpvsModeError> {
-        let patience = self.planner.options.termination_deadline;
-        for at in self.planner.terminating.servers() {
-            let listed = self.kernel.servers.destinations(&at)?;
-            let ops = self.planner.terminating.tend(&at, &listed, now, patience);
-            let refused = self.kernel.servers.apply(&ops)?;
-            for (index, op) in ops.iter().enumerate() {
-                match refused.iter().find(|refusal| refusal.op == index) {
-                    // Somebody else was quicker.
-                    Some(refusal) if !is_gone(refusal.errno) => {
-                        let (op, errno) = (format!("ipvsadm {op}"), refusal.errno);
-                        return Err(IpvsModeError::Refused { op, errno });
-                    }
-                    _ => self.planner.terminating.follow(op),
-                }
-            }
-        }
-        Ok(self.planner.terminating.next(now))
-    }
-
     fn carry_out(&mut self, plan: &Plan) -> Result<Applied, IpvsModeError> {
         let commits = self.kernel.carry_out(&self.planner.layout, plan)?;
         Ok(Applied { commits, operations: plan.operations(), drift: Drift::None })
@@ -295,6 +269,27 @@ impl Backend for Ipvs {
                 Err(error)
             }
         }
+    }
+
+    /// Removes terminating real servers that have no connection any more, or whose time is up.
+    fn tend(&mut self, now: Instant) -> Result<Option<Instant>, IpvsModeError> {
+        let patience = self.planner.options.termination_deadline;
+        for at in self.planner.terminating.servers() {
+            let listed = self.kernel.servers.destinations(&at)?;
+            let ops = self.planner.terminating.tend(&at, &listed, now, patience);
+            let refused = self.kernel.servers.apply(&ops)?;
+            for (index, op) in ops.iter().enumerate() {
+                match refused.iter().find(|refusal| refusal.op == index) {
+                    // Somebody else was quicker.
+                    Some(refusal) if !is_gone(refusal.errno) => {
+                        let (op, errno) = (format!("ipvsadm {op}"), refusal.errno);
+                        return Err(IpvsModeError::Refused { op, errno });
+                    }
+                    _ => self.planner.terminating.follow(op),
+                }
+            }
+        }
+        Ok(self.planner.terminating.next(now))
     }
 
     /// Where there is no dummy link of ours, virtual servers are somebody else's and stay.

@@ -23,7 +23,7 @@ pub(crate) async fn resolve(
         NodePorts::Primary if !primary.is_empty() => primary.clone(),
         NodePorts::Primary => {
             let links = Links::open()?;
-            let addresses = links.addresses().await?;
+            let addresses = own(links.addresses().await?);
             let mut found = BTreeSet::new();
             for family in [AddressFamily::V4, AddressFamily::V6] {
                 found.extend(first(&addresses, family, links.default_route_link(family).await?));
@@ -31,12 +31,20 @@ pub(crate) async fn resolve(
             found
         }
         NodePorts::Within(ranges) => {
-            let addresses = Links::open()?.addresses().await?;
+            let addresses = own(Links::open()?.addresses().await?);
             let ips = addresses.iter().map(|address| address.net.addr());
             ips.filter(|ip| ranges.iter().any(|range| range.contains(ip))).collect()
         }
     };
     Ok(NodePortAddresses::Only(only))
+}
+
+/// Those that are the node's own: the addresses of Services, which mode ipvs keeps on a link, are not.
+fn own(mut addresses: Vec<Address>) -> Vec<Address> {
+    if let Ok(link) = nix::net::if_::if_nametoindex(portolan_backend_ipvs::LINK) {
+        addresses.retain(|address| address.index != link);
+    }
+    addresses
 }
 
 /// The first address that reaches beyond this machine, on the link of the default route if there

@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::cleaner::Cleaner;
-use crate::config::Settings;
+use crate::config::{Mode, Settings};
 use crate::events::Events;
 use crate::health::Eligibility;
 use crate::health_checks::HealthChecks;
@@ -510,7 +510,9 @@ where
 
 /// How long rules are trusted that are watched by this monitor, or by none.
 pub(crate) fn period(monitor: Option<&Monitor>, settings: &Settings) -> Duration {
-    if monitor.is_some() { FULL_SYNC } else { settings.sync_period }
+    // Nobody says what others do to virtual servers.
+    let is_told_of_all = monitor.is_some() && settings.mode != Mode::Ipvs;
+    if is_told_of_all { FULL_SYNC } else { settings.sync_period }
 }
 
 /// Word from the monitor, if there is one.

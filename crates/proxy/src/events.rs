@@ -41,6 +41,12 @@ impl Events {
         self.publish(EventType::Normal, "Starting", "StartKubeProxy", String::new());
     }
 
+    /// The mode will not be there for ever: upstream's words, as people look for them.
+    pub(crate) fn ipvs_is_deprecated(&self) {
+        let note = crate::run::IPVS_DEPRECATED.to_owned();
+        self.publish(EventType::Warning, "IPVSDeprecation", "StartKubeProxy", note);
+    }
+
     /// Load balancers cannot be told of a Service.
     pub(crate) fn no_health_check(&self, service: &NamespacedName, note: String) {
         let object = ObjectReference {

@@ -1,23 +1,28 @@
 //! The kernel's rules in the mode that the settings name, and those of the other modes, which go.
 
 use std::fmt::Display;
+use std::time::Instant;
 
 use portolan_backend_iptables::{
     Accounting, INVALID_DROPPED, Iptables, IptablesError, LOCALHOST_ACCEPTED, ProgramError,
     Programs,
 };
+use portolan_backend_ipvs::{Ipvs, IpvsModeError};
 use portolan_backend_nftables::{Nftables, NftablesError, TABLE};
 use portolan_model::{Applied, Backend, Delta, Family, ForwardingTable, ModeProfile, RuleCount};
+use portolan_netlink::ipvs::{IpvsError, Timeouts};
 use portolan_netlink::nfacct;
 use portolan_netlink::nft::{self, Batch, Monitor, NftError, Op, Socket, TableRef};
 use thiserror::Error;
 
-use crate::config::{Mode, Settings};
+use crate::config::duration::Span;
+use crate::config::{self, Mode, Settings};
 
 /// The rules of one family in one mode.
 #[derive(Debug)]
 pub(crate) enum Rules {
     Iptables(Iptables),
+    Ipvs(Box<Ipvs>),
     Nftables(Nftables),
 }
 
@@ -26,6 +31,8 @@ pub(crate) enum Rules {
 pub(crate) enum RulesError {
     #[error(transparent)]
     Iptables(#[from] IptablesError),
+    #[error(transparent)]
+    Ipvs(#[from] IpvsModeError),
     #[error(transparent)]
     Nftables(#[from] NftablesError),
     #[error("cannot remove kube-proxy's own nftables table: {0}")]
@@ -36,12 +43,14 @@ pub(crate) enum RulesError {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ModeError {
-    /// This build has no such backend.
+    /// No way to IPVS.
     #[error(
-        "mode: proxy mode {} is not in this build yet; hint: set mode: nftables (--proxy-mode=nftables)",
-        .0.name()
+        "{0}; hint: mode ipvs needs a kernel with ip_vs, and CAP_NET_ADMIN; mode: nftables (--proxy-mode=nftables) does not"
     )]
-    NotYet(Mode),
+    NoIpvs(#[from] IpvsModeError),
+    /// A scheduler's name that is none.
+    #[error("ipvs.scheduler: {0}")]
+    Scheduler(#[from] IpvsError),
     /// iptables' programs are not to be found, or too old.
     #[error(
         "{0}; hint: install iptables, or set mode: nftables (--proxy-mode=nftables), which needs no program"
@@ -74,8 +83,35 @@ impl Rules {
                 let options = portolan_backend_nftables::Options { masquerade_mark };
                 Ok(Self::Nftables(Nftables::open(family, options)?))
             }
-            mode @ Mode::Ipvs => Err(ModeError::NotYet(mode)),
+            Mode::Ipvs => {
+                let options = portolan_backend_ipvs::Options {
+                    masquerade_mark,
+                    scheduler: settings.effective.ipvs.scheduler.parse()?,
+                    exclude_cidrs: settings.exclude_cidrs(),
+                    ..Default::default()
+                };
+                let mut ipvs = Ipvs::open(family, options)?;
+                if !ipvs.has_scheduler()? {
+                    let name = settings.effective.ipvs.scheduler.clone();
+                    return Err(IpvsModeError::NoScheduler(name).into());
+                }
+                let timeouts = timeouts(&settings.effective.ipvs);
+                if timeouts != Timeouts::default() {
+                    ipvs.set_timeouts(timeouts)?;
+                }
+                Ok(Self::Ipvs(Box::new(ipvs)))
+            }
         }
+    }
+}
+
+/// Of IPVS' connections; what the configuration says as nought stays as it is.
+fn timeouts(configured: &config::types::Ipvs) -> Timeouts {
+    let seconds = |span: Span| u32::try_from(span.0.as_secs()).unwrap_or(u32::MAX);
+    Timeouts {
+        tcp: seconds(configured.tcp_timeout),
+        tcp_fin: seconds(configured.tcp_fin_timeout),
+        udp: seconds(configured.udp_timeout),
     }
 }
 
@@ -111,9 +147,13 @@ pub(crate) fn counted() -> Option<[u64; 2]> {
 pub(crate) fn monitor(rules: &[(Family, Rules)]) -> Result<Option<Monitor>, NftError> {
     let (mut tables, mut ports) = (Vec::new(), Vec::new());
     for (family, rules) in rules {
-        let Rules::Nftables(nftables) = rules else { continue };
-        tables.push(TableRef::new(nft_family(*family), TABLE));
-        ports.push(nftables.port()?);
+        let (table, port) = match rules {
+            Rules::Iptables(_) => continue,
+            Rules::Ipvs(ipvs) => (portolan_backend_ipvs::TABLE, ipvs.port()?),
+            Rules::Nftables(nftables) => (TABLE, Some(nftables.port()?)),
+        };
+        tables.push(TableRef::new(nft_family(*family), table));
+        ports.extend(port);
     }
     if tables.is_empty() { Ok(None) } else { Monitor::open(tables, ports).map(Some) }
 }
@@ -130,6 +170,11 @@ pub(crate) fn remove_others(mode: Option<Mode>, families: &[Family]) -> Result<(
             result = result.and(remove_iptables(*family).map_err(Into::into));
         }
         result = result.and(remove_upstreams_table(*family).map_err(Into::into));
+        if mode != Some(Mode::Ipvs)
+            && let Ok(mut ipvs) = Ipvs::open(*family, Default::default())
+        {
+            result = result.and(ipvs.cleanup().map_err(Into::into));
+        }
         if mode != Some(Mode::Nftables)
             && let Ok(mut nftables) = Nftables::open(*family, Default::default())
         {
@@ -184,6 +229,7 @@ impl Backend for Rules {
     fn plan_full(&self, table: &ForwardingTable) -> Self::Plan {
         match self {
             Self::Iptables(iptables) => Box::new(iptables.plan_full(table)),
+            Self::Ipvs(ipvs) => Box::new(ipvs.plan_full(table)),
             Self::Nftables(nftables) => Box::new(nftables.plan_full(table)),
         }
     }
@@ -191,6 +237,7 @@ impl Backend for Rules {
     fn plan_delta(&self, table: &ForwardingTable, delta: &Delta) -> Self::Plan {
         match self {
             Self::Iptables(iptables) => Box::new(iptables.plan_delta(table, delta)),
+            Self::Ipvs(ipvs) => Box::new(ipvs.plan_delta(table, delta)),
             Self::Nftables(nftables) => Box::new(nftables.plan_delta(table, delta)),
         }
     }
@@ -198,6 +245,7 @@ impl Backend for Rules {
     fn start(&mut self, table: &ForwardingTable) -> Result<Applied, RulesError> {
         Ok(match self {
             Self::Iptables(iptables) => iptables.start(table)?,
+            Self::Ipvs(ipvs) => ipvs.start(table)?,
             Self::Nftables(nftables) => nftables.start(table)?,
         })
     }
@@ -205,13 +253,23 @@ impl Backend for Rules {
     fn apply(&mut self, table: &ForwardingTable, delta: &Delta) -> Result<Applied, RulesError> {
         Ok(match self {
             Self::Iptables(iptables) => iptables.apply(table, delta)?,
+            Self::Ipvs(ipvs) => ipvs.apply(table, delta)?,
             Self::Nftables(nftables) => nftables.apply(table, delta)?,
+        })
+    }
+
+    fn tend(&mut self, now: Instant) -> Result<Option<Instant>, RulesError> {
+        Ok(match self {
+            Self::Iptables(iptables) => iptables.tend(now)?,
+            Self::Ipvs(ipvs) => ipvs.tend(now)?,
+            Self::Nftables(nftables) => nftables.tend(now)?,
         })
     }
 
     fn rules(&self) -> Vec<RuleCount> {
         match self {
             Self::Iptables(iptables) => iptables.rules(),
+            Self::Ipvs(ipvs) => ipvs.rules(),
             Self::Nftables(nftables) => nftables.rules(),
         }
     }
@@ -219,6 +277,7 @@ impl Backend for Rules {
     fn cleanup(&mut self) -> Result<(), RulesError> {
         match self {
             Self::Iptables(iptables) => iptables.cleanup()?,
+            Self::Ipvs(ipvs) => ipvs.cleanup()?,
             Self::Nftables(nftables) => nftables.cleanup()?,
         }
         Ok(())

@@ -303,6 +303,9 @@ async fn start(
     }
 }
 
+/// What upstream says of mode ipvs.
+pub(crate) const IPVS_DEPRECATED: &str = "The ipvs proxier is now deprecated and may be removed in a future release. Please use 'nftables' instead.";
+
 /// Runs the proxy with a given client until `stop`.
 ///
 /// # Errors
@@ -350,6 +353,10 @@ pub async fn run_with(
 
     let events = Events::new(client.clone(), &settings.node_name, settings.mode, tasks.clone());
     events.starting();
+    if settings.mode == Mode::Ipvs {
+        tracing::error!("{IPVS_DEPRECATED}");
+        events.ipvs_is_deprecated();
+    }
     events.sysctls_failed(&failed);
     let mut watches = watches(&client, &settings);
     let (local_detector, pod_cidrs) = tokio::select! {

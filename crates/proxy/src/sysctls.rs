@@ -4,12 +4,13 @@
 //! Upstream rule: `setupConntrack` of cmd/kube-proxy/app/server_linux.go, and `route_localnet` by
 //! `NewProxier` of pkg/proxy/iptables/proxier.go.
 
+use portolan_backend_ipvs::{StrictArp, Sysctl};
 use portolan_model::LocalhostNodePorts;
 use portolan_netlink::sysctl::{self, SysctlError};
 
-use crate::config::Settings;
 use crate::config::duration::Span;
 use crate::config::types::Conntrack;
+use crate::config::{Mode, Settings};
 use crate::metrics::Metrics;
 
 const CONNTRACK_MAX: &str = "net/netfilter/nf_conntrack_max";
@@ -37,6 +38,13 @@ pub(crate) fn apply(settings: &Settings, cores: usize, metrics: &Metrics) -> Vec
     seconds("tcp_timeout_close_wait", conntrack.tcp_close_wait_timeout);
     seconds("udp_timeout", Some(conntrack.udp_timeout));
     seconds("udp_timeout_stream", Some(conntrack.udp_stream_timeout));
+    if settings.mode == Mode::Ipvs {
+        let is_strict = settings.effective.ipvs.strict_arp;
+        let strict_arp = if is_strict { StrictArp::On } else { StrictArp::Off };
+        for Sysctl { name, value } in portolan_backend_ipvs::sysctls(strict_arp, kernel_version()) {
+            note(sysctl::write(name, value));
+        }
+    }
     if conntrack.tcp_be_liberal {
         note(sysctl::write("net/netfilter/nf_conntrack_tcp_be_liberal", 1));
     }
@@ -57,6 +65,13 @@ pub(crate) fn open_localhost(settings: &Settings, metrics: &Metrics) -> Vec<Sysc
         tracing::warn!("{e}; it stays as it is");
     }
     failed
+}
+
+/// The kernel's version: major and minor; noughts where it does not say.
+fn kernel_version() -> (u32, u32) {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release.split(['.', '-']).map(|part| part.trim().parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 /// How many connections to allow for; none: leave the kernel's limit alone.

@@ -202,6 +202,12 @@ fn with_port(field: &mut String, host: &str, port: u16) {
 }
 
 impl Settings {
+    /// The ranges whose virtual servers mode ipvs leaves alone.
+    pub(crate) fn exclude_cidrs(&self) -> Vec<IpNet> {
+        let ranges = &self.effective.ipvs.exclude_cidrs;
+        ranges.iter().filter_map(|range| range.trim().parse().ok()).collect()
+    }
+
     /// Checks a configuration whose defaults are filled in.
     ///
     /// # Errors

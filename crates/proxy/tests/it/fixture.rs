@@ -60,8 +60,18 @@ fn dual() -> Value {
     })
 }
 
+/// The environment variable with the modes to test, where not those that every kernel has: `ipvs`.
+const MODES_GIVEN: &str = "PORTOLAN_TEST_MODES";
+
 /// The modes whose rules any traffic must find its way through.
-const MODES: [&str; 2] = ["nftables", "iptables"];
+fn modes() -> Vec<&'static str> {
+    let given = std::env::var(MODES_GIVEN).unwrap_or_else(|_| "nftables,iptables".into());
+    let all = ["nftables", "iptables", "ipvs"];
+    let is_given = |mode: &&str| given.split(',').any(|other| other == *mode);
+    let modes: Vec<_> = all.into_iter().filter(is_given).collect();
+    assert!(!modes.is_empty(), "{MODES_GIVEN}={given} names no mode");
+    modes
+}
 
 /// Runs `body` in a network namespace with the node's addresses, once for each mode of the proxy;
 /// skips when none may be made.
@@ -69,7 +79,7 @@ pub(crate) fn in_each_mode<F>(test: &str, body: impl Fn(Fixture) -> F + Clone + 
 where
     F: Future<Output = ()>,
 {
-    for mode in MODES {
+    for mode in modes() {
         println!("in mode {mode}");
         if !in_mode(mode, test, body.clone()) {
             return;

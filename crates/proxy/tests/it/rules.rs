@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::networking::v1 as networking;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use portolan_netlink::ipvs;
 use portolan_netlink::link::Links;
 use portolan_netlink::nft::{Batch, Family, Op, Socket, TableRef};
 use serde_json::json;
@@ -101,6 +102,11 @@ fn a_service_without_endpoints_refuses_at_once() {
         let services: Api<core::Service> = Api::default_namespaced(api.client.clone());
         services.delete("web", &DeleteParams::default()).await.unwrap();
         until("no trace of the Service", async || {
+            if api.mode == "ipvs" {
+                let servers = ipvs::Socket::open().unwrap().services().unwrap();
+                let is_gone = !servers.iter().any(|(server, _)| server.address == ip);
+                return is_gone.then_some(());
+            }
             if api.mode == "iptables" {
                 return (!iptables_save().contains(&ip.to_string())).then_some(());
             }
