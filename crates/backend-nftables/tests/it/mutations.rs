@@ -44,7 +44,7 @@ const FAULTS: [Fault; 33] = [
     NoRule("check-node", "vmap @refusals"),
     NoRule("check-pod", "goto refuse"),
     NoRule("check-pod", "drop"),
-    NoRule("check-pod", "@services accept"),
+    NoRule("check-pod", "!= 0xffffffff accept"),
     NoRule("from-node", "mark set"),
     NoRule("from-outside", "mark set"),
     NoRule("from-outside-at-node", "mark set"),
