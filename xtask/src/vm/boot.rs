@@ -5,9 +5,9 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, killpg};
@@ -17,6 +17,10 @@ use super::guest::{self, REPORT};
 
 /// How long a kernel may take until the job begins.
 const BOOT: Duration = Duration::from_secs(60);
+/// How long a guest may say nothing: no test is as quiet for so long, so it hangs.
+const SILENCE: Duration = Duration::from_secs(120);
+/// How often a guest is looked after.
+const GLANCE: Duration = Duration::from_secs(1);
 
 /// What boots a kernel whose first process is this program.
 pub trait Machine {
@@ -48,6 +52,8 @@ pub struct Job {
     pub program: PathBuf,
     /// Its arguments.
     pub arguments: Vec<String>,
+    /// What it finds in its environment besides this program's.
+    pub environment: &'static [(&'static str, &'static str)],
     /// Where it runs.
     pub directory: PathBuf,
 }
@@ -58,6 +64,8 @@ pub enum Ended {
     With(i32),
     /// It was ended, the job not done.
     TooLate,
+    /// It was ended, as it had not said anything for long.
+    Silent,
     /// The kernel ended during the job; the end of its log.
     Midway(String),
     /// The kernel ended, or was ended, before the job began; the end of its log.
@@ -95,21 +103,29 @@ pub fn boot(
 
     // Who waits for a line must not wait for ever: a watch ends the kernel, and so its output.
     let (done, is_done) = mpsc::channel::<()>();
-    let is_late = Arc::new(AtomicBool::new(false));
+    let (is_late, is_silent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let heard = Arc::new(Mutex::new(Instant::now()));
     let group = Pid::from_raw(i32::try_from(first.id())?);
-    let (begun, late) = (report.clone(), Arc::clone(&is_late));
+    let (begun, last) = (report.clone(), Arc::clone(&heard));
+    let (late, silent) = (Arc::clone(&is_late), Arc::clone(&is_silent));
     let watch = thread::spawn(move || {
-        let is_over = |span| is_done.recv_timeout(span) != Err(mpsc::RecvTimeoutError::Timeout);
-        let has_begun = || guest::progress(&begun).is_some();
-        if is_over(BOOT.min(limit)) || (has_begun() && is_over(limit.saturating_sub(BOOT))) {
-            return;
+        let began = Instant::now();
+        let silence = || last.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
+        while is_done.recv_timeout(GLANCE) == Err(mpsc::RecvTimeoutError::Timeout) {
+            let has_begun = guest::progress(&begun).is_some();
+            let is_late = began.elapsed() > limit || (!has_begun && began.elapsed() > BOOT);
+            if is_late || (has_begun && silence() > SILENCE) {
+                let why = if is_late { &late } else { &silent };
+                why.store(true, Ordering::Relaxed);
+                let _ = killpg(group, Signal::SIGKILL);
+                return;
+            }
         }
-        late.store(true, Ordering::Relaxed);
-        let _ = killpg(group, Signal::SIGKILL);
     });
     for line in BufReader::new(output).split(b'\n') {
         let line = String::from_utf8_lossy(&line?).into_owned();
         let line = line.trim_end_matches('\r');
+        *heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         each_line(line);
         writeln!(std::io::stdout(), "{line}")?;
     }
@@ -120,6 +136,7 @@ pub fn boot(
     Ok(match guest::progress(&report) {
         Some(Some(status)) => Ended::With(status),
         Some(None) if is_late.load(Ordering::Relaxed) => Ended::TooLate,
+        Some(None) if is_silent.load(Ordering::Relaxed) => Ended::Silent,
         Some(None) => Ended::Midway(end_of(&log)),
         None => Ended::BeforeTheJob(end_of(&log)),
     })

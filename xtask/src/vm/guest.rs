@@ -34,7 +34,8 @@ const LEGACY_MODULES: [&str; 2] = ["iptable_nat", "iptable_filter"];
 
 /// Says to a guest what is to be done.
 pub fn write(dir: &Path, job: &Job, traits: &Traits) -> Result<()> {
-    let environment: Vec<_> = std::env::vars().collect();
+    let more = job.environment.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+    let environment: Vec<(String, String)> = std::env::vars().chain(more).collect();
     let report = traits.report.map_or_else(|| dir.join(REPORT), PathBuf::from);
     let description = json!({
         "program": job.program, "arguments": job.arguments, "directory": job.directory,
