@@ -1,0 +1,11 @@
+//! DNS for a cluster: the names of its Services and pods, and everything else by forwarding.
+//!
+//! ```text
+//!   Service, EndpointSlice,        ┌── zone (pure) ── answer (pure) ──┐
+//!   Pod, Namespace    ──watch──▶   │   index, snapshot   names        │──▶ UDP, TCP
+//!   Corefile, flags   ──reload─▶   └── cache ◀── forward ◀── upstreams┘
+//! ```
+
+pub mod answer;
+pub mod wire;
+pub mod zone;
