@@ -1,0 +1,4 @@
+//! Whole questions and answers, over the crate's public face.
+
+mod cases;
+mod hostile;
