@@ -7,5 +7,7 @@
 //! ```
 
 pub mod answer;
+pub mod corefile;
+mod duration;
 pub mod wire;
 pub mod zone;
