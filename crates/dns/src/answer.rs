@@ -24,7 +24,7 @@ mod srv;
 
 pub use authority::{Authority, Fallthrough, PodMode};
 pub use query::{Limits, Query, Refusal};
-pub use reply::{error, refuse};
+pub use reply::{error, minimal_any, refuse};
 pub use shuffle::{LoadBalance, Shuffle};
 
 use crate::wire::{Name, rcode, rtype};

@@ -7,7 +7,12 @@
 //! ```
 
 pub mod answer;
+pub mod cache;
 pub mod corefile;
 mod duration;
+pub mod engine;
+pub mod forward;
+pub mod metrics;
+mod random;
 pub mod wire;
 pub mod zone;

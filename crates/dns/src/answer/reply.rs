@@ -10,6 +10,8 @@ use crate::zone::Snapshot;
 
 /// What an ANY query is answered with (RFC 8482).
 const ANY_HINFO: &[u8] = b"\x07RFC8482\0";
+/// How long that answer holds where no zone says, in seconds.
+const ANY_TTL: u32 = 8482;
 /// Refresh, retry and expire of SOA, in seconds, as upstream has them.
 const SOA_TIMES: [u32; 3] = [7200, 1800, 86_400];
 /// The longest time that an SOA record holds, in seconds.
@@ -171,6 +173,18 @@ fn finish(mut writer: Writer<'_>, query: &Query<'_>, is_cut: bool) {
         writer.opt(opt.size, 0, opt.dnssec_ok);
     }
     writer.finish(is_cut);
+}
+
+/// Writes the answer to ANY where nothing is known about the name (RFC 8482).
+pub fn minimal_any(query: &Query<'_>, out: &mut Vec<u8>) -> u16 {
+    let flags = query.reply_flags() | Header::RA;
+    let mut writer = Writer::new(out, query.header.id, flags, query.question(), query.room());
+    let head = (rtype::HINFO, ANY_TTL);
+    let is_whole = writer.record(Section::Answer, Reply::OWNER, head, |out| {
+        out.extend_from_slice(ANY_HINFO);
+    });
+    finish(writer, query, !is_whole);
+    rcode::NOERROR
 }
 
 /// Writes the refusal of a query that was read.

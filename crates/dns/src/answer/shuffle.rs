@@ -38,6 +38,14 @@ impl Shuffle {
         usize::try_from((high * bound as u64) >> 32).unwrap_or_default()
     }
 
+    /// A place below `bound` to change with the last one before it, or that one itself.
+    pub(crate) fn choose(&mut self, bound: usize) -> usize {
+        match self.policy {
+            LoadBalance::Off => bound - 1,
+            LoadBalance::RoundRobin => self.below(bound),
+        }
+    }
+
     /// Reorders as the policy says.
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         if self.policy == LoadBalance::Off {
