@@ -188,7 +188,10 @@ impl Engine {
         block: &Arc<Block>,
         scratch: &mut Scratch,
     ) -> Answer {
-        self.count_probe(query);
+        if self.is_probe(query) {
+            // Going on would send it round again.
+            return Answer::refused(query, Refusal::Refused, scratch);
+        }
         if let Some(authority) = &block.authority {
             let snapshot = self.snapshot.load();
             scratch.shuffle.set(block.load_balance);
@@ -264,16 +267,17 @@ impl Engine {
         stored.write(query, age, &mut scratch.shuffle, &mut scratch.out);
     }
 
-    /// Notes a query that only a loop can have brought back.
-    fn count_probe(&self, query: &Query<'_>) {
+    /// Whether only a loop can have brought a query back; if so, it is noted.
+    fn is_probe(&self, query: &Query<'_>) -> bool {
         if query.qtype != PROBE_TYPE {
-            return;
+            return false;
         }
-        if let Some(probe) = &*self.probe.load()
-            && probe.0.wire() == query.lower()
-        {
+        let probe = self.probe.load();
+        let known = probe.as_ref().filter(|probe| probe.0.wire() == query.lower());
+        known.is_some_and(|probe| {
             probe.1.fetch_add(1, Ordering::Relaxed);
-        }
+            true
+        })
     }
 
     fn note(
