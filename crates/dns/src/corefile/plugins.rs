@@ -31,12 +31,8 @@ pub(super) fn corefile(
     for block in blocks {
         let server = server(&block, port, surroundings, &mut corefile)?;
         for (zone, key) in server.zones.iter().zip(&block.keys) {
-            let overlaps = |known: &ServerBlock| {
-                known.zones.contains(zone)
-                    && (known.bind == server.bind
-                        || known.bind.is_empty()
-                        || server.bind.is_empty())
-            };
+            // With `bind`, too: blocks are found by the port alone.
+            let overlaps = |known: &ServerBlock| known.zones.contains(zone);
             if corefile.servers.iter().any(overlaps) {
                 let text = format!("{}:{} is served by a block above", zone.name, zone.port);
                 return Err(fault(key, text));

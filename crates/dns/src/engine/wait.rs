@@ -90,10 +90,12 @@ impl Engine {
             }
         }
         let (asked, response) = (asked?, response.ok_or(ForwardError::NoAnswer)?);
-        if let (Some(cache), Some(key)) = (&block.cache, key) {
-            cache.put(key, &asked, self.now());
-        }
-        Ok(Fetched { stored: Arc::new(response), age: Some(0) })
+        let kept = match (&block.cache, key) {
+            (Some(cache), Some(key)) => cache.put(key, &asked, self.now()),
+            _ => None,
+        };
+        // What is remembered holds no longer for the first client than for the next.
+        Ok(Fetched { stored: kept.unwrap_or_else(|| Arc::new(response)), age: Some(0) })
     }
 
     /// The answer of a name that leads out of the zone, looked up as any client's question is.

@@ -131,7 +131,8 @@ impl Asked<'_> {
 /// The name of a probe that nobody else asks for.
 pub(crate) fn probe_name(zone: &Name) -> Option<Name> {
     let (a, b) = (crate::random::unguessable(), crate::random::unguessable());
-    Name::parse(&format!("{a}.{b}.{zone}"))
+    let zone = zone.to_string();
+    Name::parse(&format!("{a}.{b}.{}", zone.trim_start_matches('.')))
 }
 
 /// A query of any type.
