@@ -28,4 +28,4 @@ pub mod wire;
 pub mod zone;
 
 pub use args::{Args, with_two_dashes};
-pub use run::{DnsError, run};
+pub use run::{DnsError, run, run_until};

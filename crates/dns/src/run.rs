@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use portolan_client::{ConnectError, Source, connect_to};
+use sha2::Digest as _;
 use thiserror::Error;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -98,7 +99,7 @@ impl Surroundings for Here {
 /// such things.
 pub async fn run(args: Args) -> Result<ExitCode, DnsError> {
     if args.version {
-        say(&format!("CoreDNS-1.12 (portolan {})", env!("CARGO_PKG_VERSION")));
+        say(&format!("CoreDNS-1.14 (portolan {})", env!("CARGO_PKG_VERSION")));
         return Ok(ExitCode::SUCCESS);
     }
     if args.plugins {
@@ -106,31 +107,78 @@ pub async fn run(args: Args) -> Result<ExitCode, DnsError> {
         return Ok(ExitCode::SUCCESS);
     }
     log(&args);
-    let mut file = File::new(args);
-    let corefile = file.read()?;
     let mut terminate = signal(SignalKind::terminate()).map_err(DnsError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(DnsError::Signals)?;
+    let stopped = async {
+        tokio::select! {
+            _ = terminate.recv() => Stop::Soon,
+            _ = interrupt.recv() => Stop::Now,
+        }
+    };
+    serve(args, stopped).await.map(|()| ExitCode::SUCCESS)
+}
+
+/// Runs the server until `stop`.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_until(args: Args, stop: CancellationToken) -> Result<(), DnsError> {
+    let stopped = async {
+        stop.cancelled().await;
+        Stop::Now
+    };
+    serve(args, stopped).await
+}
+
+/// How fast it is to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    /// When clients had time to notice.
+    Soon,
+    /// At once.
+    Now,
+}
+
+async fn serve(args: Args, stopped: impl Future<Output = Stop>) -> Result<(), DnsError> {
+    let mut file = File::new(args);
+    let corefile = file.read()?;
     let mut again = signal(SignalKind::user_defined1()).map_err(DnsError::Signals)?;
     let mut running = Running::start(&file.args, &corefile).await?;
+    running.note(&file.text);
+    tokio::pin!(stopped);
     let outcome = loop {
         let reload = running.corefile.reload;
         tokio::select! {
-            _ = terminate.recv() => {
-                running.lameduck(&mut interrupt).await;
-                break Ok(ExitCode::SUCCESS);
+            stop = &mut stopped => {
+                if stop == Stop::Soon {
+                    running.lameduck().await;
+                }
+                break Ok(());
             }
-            _ = interrupt.recv() => break Ok(ExitCode::SUCCESS),
-            found = running.looped() => {
+            found = looped(&mut running.loops) => {
                 let loops::Loop { upstream, zone } = found;
                 break Err(DnsError::Loop { upstream, zone });
             }
             changed = file.changed(reload.map(|reload| reload.interval), &mut again) => {
                 running.reload(&file.args, changed).await;
+                running.note(&file.text);
             }
         }
     };
     running.stop().await;
     outcome
+}
+
+/// Waits until a loop is found; for ever when there is none.
+async fn looped(search: &mut Option<tokio::task::JoinHandle<Option<loops::Loop>>>) -> loops::Loop {
+    if let Some(task) = search {
+        let found = task.await;
+        *search = None;
+        if let Ok(Some(found)) = found {
+            return found;
+        }
+    }
+    std::future::pending().await
 }
 
 /// What a Corefile may name.
@@ -369,29 +417,24 @@ impl Running {
         }
     }
 
-    /// Waits until a loop is found; for ever when there is none.
-    async fn looped(&mut self) -> loops::Loop {
-        if let Some(task) = &mut self.loops {
-            let found = task.await;
-            self.loops = None;
-            if let Ok(Some(found)) = found {
-                return found;
-            }
-        }
-        std::future::pending().await
-    }
-
     /// Says that it is about to stop, and answers for as long as the settings say.
-    async fn lameduck(&self, interrupt: &mut Signal) {
+    async fn lameduck(&self) {
         self.shown.is_stopping.store(true, Ordering::Release);
         let span = self.corefile.health.map_or(Duration::ZERO, |health| health.lameduck);
         if !span.is_zero() {
             tracing::info!("Going into lameduck mode for {span:?}");
             tokio::select! {
                 () = tokio::time::sleep(span) => {}
-                _ = interrupt.recv() => {}
+                _ = tokio::signal::ctrl_c() => {}
             }
         }
+    }
+
+    /// Tells /metrics which Corefile this is.
+    fn note(&self, text: &str) {
+        let digest = sha2::Sha256::digest(text);
+        let hash: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.engine.metrics.corefile.store(Some(Arc::new(hash)));
     }
 
     async fn stop(self) {

@@ -300,7 +300,7 @@ fn rest(page: &mut Page, engine: &Engine) {
     if let Some(hash) = &*engine.metrics.corefile.load() {
         let name = "coredns_reload_version_info";
         page.head(name, "gauge", "The Corefile that is served by.");
-        page.line(name, &format!("hash=\"sip\",value=\"{hash}\""), 1);
+        page.line(name, &format!("hash=\"sha256\",value=\"{hash}\""), 1);
     }
     let name = "process_resident_memory_bytes";
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();

@@ -428,16 +428,16 @@ async fn an_external_name_is_followed_upstream() {
     assert!(lines[2].starts_with("ext.interwebs.test. ") && lines[2].contains(" A "), "{lines:?}");
     // A name that does not exist leaves the alias, as upstream has it.
     upstream.does(Does::Code(3));
-    let message = Message::from_vec(
-        &server.udp(&question("external.testns.svc.cluster.local", 28)).await,
-    )
-    .unwrap();
+    let message =
+        Message::from_vec(&server.udp(&question("external.testns.svc.cluster.local", 28)).await)
+            .unwrap();
     assert_eq!((u16::from(message.metadata.response_code), message.answers.len()), (0, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_longest_zone_decides_who_is_asked() {
-    let (all, stub) = (Upstream::start(Does::Answer(1)).await, Upstream::start(Does::Answer(2)).await);
+    let (all, stub) =
+        (Upstream::start(Does::Answer(1)).await, Upstream::start(Does::Answer(2)).await);
     let server = Server::start(&format!(
         "{}corp.test:PORT {{\n bind 127.0.0.1\n forward . {}\n}}\n",
         block(&format!("forward . {} {{\n except closed.test\n }}", all.address)),
