@@ -117,7 +117,7 @@ impl Cache {
 
     fn room(&self, kind: Denial, key: &CacheKey) -> &Mutex<Room> {
         use std::hash::BuildHasher as _;
-        let part = self.hasher.hash_one(key) as usize % PARTS;
+        let part = crate::random::place(self.hasher.hash_one(key), PARTS);
         match kind {
             Denial::Success => &self.success[part],
             Denial::Denial => &self.denial[part],

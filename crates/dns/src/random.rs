@@ -17,3 +17,13 @@ pub(crate) fn unguessable() -> u64 {
 pub(crate) fn query_id() -> u16 {
     (unguessable() >> 48) as u16
 }
+
+/// As a number below `bound`, which is not 0.
+pub(crate) fn below(bound: usize) -> usize {
+    place(unguessable(), bound)
+}
+
+/// Where among `bound` places a hash belongs.
+pub(crate) fn place(hash: u64, bound: usize) -> usize {
+    usize::try_from(hash % bound as u64).unwrap_or_default()
+}

@@ -86,7 +86,7 @@ impl Room {
         }
         let is_full = self.entries.len() >= self.capacity;
         if is_full {
-            let place = crate::random::unguessable() as usize % self.entries.len();
+            let place = crate::random::below(self.entries.len());
             self.remove_at(place);
         }
         let key = Arc::new(key);

@@ -256,14 +256,13 @@ fn upstreams(page: &mut Page, engine: &Engine) {
     page.head(name, "summary", "How long upstreams took, in seconds.");
     let each = || forwarders.iter().flat_map(|forwarder| &forwarder.upstreams);
     for upstream in each() {
-        for code in 0..RCODES {
+        for (code, name_of_code) in CODE_NAMES.iter().enumerate().take(RCODES) {
             let count = load(&upstream.answers[code]);
             if count == 0 {
                 continue;
             }
             let to = upstream.address;
-            let labels =
-                format!("proxy_name=\"forward\",rcode=\"{}\",to=\"{to}\"", CODE_NAMES[code]);
+            let labels = format!("proxy_name=\"forward\",rcode=\"{name_of_code}\",to=\"{to}\"");
             let seconds = load(&upstream.nanos[code]) as f64 / 1e9;
             page.line(&format!("{name}_sum"), &labels, seconds);
             page.line(&format!("{name}_count"), &labels, count);

@@ -8,7 +8,7 @@ use super::WireError;
 pub const MAX_NAME: usize = 255;
 
 /// A name in uncompressed wire form with the case that it came with. Compared regardless of case.
-#[derive(Clone, Hash)]
+#[derive(Clone)]
 pub struct Name(Box<[u8]>);
 
 impl Name {

@@ -20,7 +20,7 @@ fn service(kind: Kind) -> Service {
 fn slice(service: &str, ips: &[u8]) -> EndpointSlice {
     let endpoint = |last: &u8| Endpoint {
         addresses: vec![ip(*last)],
-        hostname: (last % 3 == 0).then(|| format!("host-{last}").into()),
+        hostname: last.is_multiple_of(3).then(|| format!("host-{last}").into()),
         pod: Some(format!("pod-{last}").into()),
     };
     EndpointSlice {
