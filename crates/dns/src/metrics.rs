@@ -86,6 +86,25 @@ impl<const N: usize> Histogram<N> {
 pub(crate) const FIRST_MICROS: u64 = 250;
 /// How many bounds of durations there are.
 pub(crate) const DURATIONS: usize = 16;
+/// How long something took.
+pub type Durations = Histogram<{ DURATIONS + 1 }>;
+
+impl Durations {
+    /// Counts one.
+    pub(crate) fn observe(&self, took: Duration) {
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let firsts = nanos.div_ceil(1000).div_ceil(FIRST_MICROS).max(1);
+        // Past the largest power of two there is nothing but the last bucket.
+        let bucket = firsts.checked_next_power_of_two().map_or(64, u64::trailing_zeros);
+        self.add(bucket as usize, nanos);
+    }
+
+    /// How many there were.
+    pub(crate) fn count(&self) -> u64 {
+        self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).sum()
+    }
+}
+
 /// The bounds of sizes, in bytes.
 pub(crate) const SIZES: [u64; 14] =
     [0, 100, 200, 300, 400, 511, 1023, 2047, 4095, 8291, 16_000, 32_000, 48_000, 64_000];
@@ -99,7 +118,7 @@ pub struct BlockMetrics {
     requests: [[[AtomicU64; TYPES.len()]; 2]; 2],
     /// By plugin and code.
     responses: [[AtomicU64; CODES]; PLUGINS.len()],
-    durations: Histogram<{ DURATIONS + 1 }>,
+    durations: Durations,
     /// By protocol.
     request_sizes: [Histogram<{ SIZES.len() + 1 }>; 2],
     response_sizes: [Histogram<{ SIZES.len() + 1 }>; 2],
@@ -128,10 +147,7 @@ impl BlockMetrics {
     ) {
         let code = usize::from(code).min(CODES - 1);
         self.responses[plugin as usize][code].fetch_add(1, Ordering::Relaxed);
-        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        let micros = nanos.div_ceil(1000);
-        let bucket = micros.div_ceil(FIRST_MICROS).max(1).next_power_of_two().trailing_zeros();
-        self.durations.add(bucket as usize, nanos);
+        self.durations.observe(took);
         self.response_sizes[protocol(arrival)].add(size_bucket(size), size as u64);
     }
 }
@@ -179,7 +195,8 @@ impl Metrics {
     /// Notes how long a change took.
     pub(crate) fn programmed(&self, kind: usize, took: Duration) {
         let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        let bucket = millis.max(1).next_power_of_two().trailing_zeros() as usize;
+        let millis = millis.clamp(1, 1 << PROGRAMMING);
+        let bucket = millis.next_power_of_two().trailing_zeros() as usize;
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         self.programming[kind.min(1)].add(bucket, nanos);
     }

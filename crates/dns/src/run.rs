@@ -28,6 +28,9 @@ const DEFAULT_CONF: &str = "Corefile";
 /// At most so many queries wait for upstreams.
 const MOST_WAITING: usize = 16_384;
 
+/// How long a changed Corefile waits for the names that it wants to be watched.
+const LOADING: Duration = Duration::from_secs(30);
+
 /// Why the server did not start, or stopped.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -73,6 +76,9 @@ pub enum DnsError {
         /// The zone.
         zone: String,
     },
+    /// Other names are wanted, and the API server does not give them.
+    #[error("the API server gave no list within {} s; hint: is it there, and is it allowed?", LOADING.as_secs())]
+    NotLoaded,
     /// The runtime refused something that it never should.
     #[error("cannot handle signals: {0}")]
     Signals(#[source] io::Error),
@@ -160,7 +166,12 @@ async fn serve(args: Args, stopped: impl Future<Output = Stop>) -> Result<(), Dn
                 break Err(DnsError::Loop { upstream, zone });
             }
             changed = file.changed(reload.map(|reload| reload.interval), &mut again) => {
-                running.reload(&file.args, changed).await;
+                let reload = running.reload(&file.args, changed);
+                // The API server may be away; whoever wants us to stop must not wait for it.
+                tokio::select! {
+                    () = reload => {}
+                    _ = &mut stopped => break Ok(()),
+                }
                 running.note(&file.text);
             }
         }
@@ -326,7 +337,8 @@ impl Running {
         let feed = self.feed_for(args, kubernetes, publish).await?;
         if let Some(mut feed) = feed {
             if publish == Publish::Loaded && self.feed.is_some() {
-                feed.loaded().await;
+                let loaded = tokio::time::timeout(LOADING, feed.loaded()).await;
+                loaded.map_err(|_| DnsError::NotLoaded)?;
             }
             self.feed = Some(feed);
         } else if kubernetes.is_none() {

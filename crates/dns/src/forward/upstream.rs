@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::metrics::Durations;
+
 /// How many codes of responses are counted apart.
 pub const RCODES: usize = 16;
 
@@ -14,10 +16,8 @@ pub struct Upstream {
     pub address: SocketAddr,
     /// How many checks failed.
     pub failed_checks: AtomicU64,
-    /// How many responses came with each code.
-    pub answers: [AtomicU64; RCODES],
-    /// How long they took, with each code, in nanoseconds.
-    pub nanos: [AtomicU64; RCODES],
+    /// How long responses took, by their code.
+    pub answers: [Durations; RCODES],
     /// How many checks failed since the last that did not.
     fails: AtomicU32,
     is_checked: AtomicBool,
@@ -29,7 +29,6 @@ impl Upstream {
             address,
             failed_checks: AtomicU64::new(0),
             answers: Default::default(),
-            nanos: Default::default(),
             fails: AtomicU32::new(0),
             is_checked: AtomicBool::new(false),
         }
@@ -42,9 +41,7 @@ impl Upstream {
     }
 
     pub(super) fn answered(&self, code: usize, took: Duration) {
-        self.answers[code % RCODES].fetch_add(1, Ordering::Relaxed);
-        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        self.nanos[code % RCODES].fetch_add(nanos, Ordering::Relaxed);
+        self.answers[code % RCODES].observe(took);
     }
 
     /// True for the one that is to check it.

@@ -8,7 +8,6 @@ use super::{
     SIZES, TYPES,
 };
 use crate::engine::Engine;
-use crate::forward::RCODES;
 
 /// Codes of responses by name.
 const CODE_NAMES: [&str; CODES] = [
@@ -161,12 +160,16 @@ fn responses(page: &mut Page, blocks: &[&BlockMetrics]) {
     let name = "coredns_dns_request_duration_seconds";
     page.head(name, "histogram", "How long answers took, in seconds.");
     for block in blocks {
-        let bound = |i: usize| ((FIRST_MICROS << i.min(DURATIONS)) as f64 / 1e6).to_string();
-        page.histogram(name, &of(block), &block.durations, bound, 1e-9);
+        page.histogram(name, &of(block), &block.durations, seconds, 1e-9);
     }
     let name = "coredns_dns_response_size_bytes";
     page.head(name, "histogram", "How long responses are, in bytes.");
     sizes(page, name, blocks, |block| &block.response_sizes);
+}
+
+/// The bound of a bucket of durations, in seconds.
+fn seconds(bucket: usize) -> String {
+    ((FIRST_MICROS << bucket.min(DURATIONS)) as f64 / 1e6).to_string()
 }
 
 fn plugins(page: &mut Page, engine: &Engine) {
@@ -253,19 +256,15 @@ fn upstreams(page: &mut Page, engine: &Engine) {
     forwarders.sort_by_key(|forwarder| std::sync::Arc::as_ptr(forwarder));
     forwarders.dedup_by_key(|forwarder| std::sync::Arc::as_ptr(forwarder));
     let name = "coredns_proxy_request_duration_seconds";
-    page.head(name, "summary", "How long upstreams took, in seconds.");
+    page.head(name, "histogram", "How long upstreams took, in seconds.");
     let each = || forwarders.iter().flat_map(|forwarder| &forwarder.upstreams);
     for upstream in each() {
-        for (code, name_of_code) in CODE_NAMES.iter().enumerate().take(RCODES) {
-            let count = load(&upstream.answers[code]);
-            if count == 0 {
-                continue;
+        for (code, durations) in CODE_NAMES.iter().zip(&upstream.answers) {
+            if durations.count() > 0 {
+                let to = upstream.address;
+                let labels = format!("proxy_name=\"forward\",rcode=\"{code}\",to=\"{to}\"");
+                page.histogram(name, &labels, durations, seconds, 1e-9);
             }
-            let to = upstream.address;
-            let labels = format!("proxy_name=\"forward\",rcode=\"{name_of_code}\",to=\"{to}\"");
-            let seconds = load(&upstream.nanos[code]) as f64 / 1e9;
-            page.line(&format!("{name}_sum"), &labels, seconds);
-            page.line(&format!("{name}_count"), &labels, count);
         }
     }
     let name = "coredns_proxy_healthcheck_failures_total";
