@@ -127,6 +127,11 @@ impl Engine {
         }
     }
 
+    /// Notes a crash that was survived.
+    pub(crate) fn note_panic(&self) {
+        self.metrics.panics.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Milliseconds since the start: the cache's clock.
     pub(crate) fn now(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)

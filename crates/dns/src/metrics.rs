@@ -168,7 +168,7 @@ pub struct Metrics {
     pub(crate) reload_failed: AtomicU64,
     /// The hash of the Corefile.
     pub(crate) corefile: ArcSwapOption<String>,
-    /// Checks of our own /health.
+    /// Crashes that were survived.
     pub(crate) panics: AtomicU64,
     runtime: std::sync::OnceLock<Handle>,
 }

@@ -129,10 +129,7 @@ fn respond<B>(request: &Request<B>, page: Page, shown: &Shown) -> Response<Full<
         return text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n".into());
     }
     match (page, request.uri().path()) {
-        // As upstream, a process that is about to stop says so here.
-        (Page::Health, "/health") if shown.is_stopping.load(Ordering::Acquire) => {
-            text(StatusCode::SERVICE_UNAVAILABLE, "stopping".into())
-        }
+        // As upstream, also while it is about to stop: then only /ready says no.
         (Page::Health, "/health") => text(StatusCode::OK, "OK".into()),
         (Page::Ready, "/ready") if shown.is_ready() => text(StatusCode::OK, "OK".into()),
         (Page::Ready, "/ready") => text(StatusCode::SERVICE_UNAVAILABLE, "kubernetes".into()),

@@ -149,6 +149,9 @@ async fn serve(args: Args, stopped: impl Future<Output = Stop>) -> Result<(), Dn
     let mut file = File::new(args);
     let corefile = file.read()?;
     let mut again = signal(SignalKind::user_defined1()).map_err(DnsError::Signals)?;
+    if let Some(path) = &file.path {
+        tracing::info!("Serving by {}; flags about names are left aside", path.display());
+    }
     let mut running = Running::start(&file.args, &corefile).await?;
     running.note(&file.text);
     tokio::pin!(stopped);
@@ -344,6 +347,7 @@ impl Running {
         } else if kubernetes.is_none() {
             self.feed = None;
         }
+        let pages = self.open_pages(corefile).await?;
         // Blocks first: who listens must have something to say.
         self.engine.set_config(corefile, &self.setup);
         if let Err((address, source)) = self.servers.listen(&addresses(corefile)) {
@@ -351,7 +355,7 @@ impl Running {
             return Err(DnsError::Bind { address, source });
         }
         self.shown.is_listening.store(true, Ordering::Release);
-        self.serve_pages(corefile).await?;
+        self.close_pages(&pages);
         self.corefile = corefile.clone();
         let engine = Arc::clone(&self.engine);
         if let Some(before) = self.loops.take() {
@@ -385,7 +389,11 @@ impl Running {
         Ok(Some(Feed::start(&client, wanted, publish, &self.engine, tasks, stop)))
     }
 
-    async fn serve_pages(&mut self, corefile: &Corefile) -> Result<(), DnsError> {
+    /// Opens the pages that are not open; gives all that are wanted.
+    async fn open_pages(
+        &mut self,
+        corefile: &Corefile,
+    ) -> Result<Vec<(Page, SocketAddr)>, DnsError> {
         let wanted = [
             (Page::Health, corefile.health.map(|health| health.address)),
             (Page::Ready, corefile.ready),
@@ -404,6 +412,11 @@ impl Running {
                 .map_err(|source| DnsError::Bind { address, source })?;
             self.pages.push((page, address, stop));
         }
+        Ok(wanted)
+    }
+
+    /// Closes the pages that are not wanted any more.
+    fn close_pages(&mut self, wanted: &[(Page, SocketAddr)]) {
         self.pages.retain(|(page, address, stop)| {
             let is_wanted = wanted.contains(&(*page, *address));
             if !is_wanted {
@@ -411,7 +424,6 @@ impl Running {
             }
             is_wanted
         });
-        Ok(())
     }
 
     /// Takes a changed Corefile over; one that cannot be used leaves everything as it is.

@@ -98,7 +98,7 @@ impl Stored {
             out[Header::LENGTH..self.question_end].copy_from_slice(question);
         }
         let flags = query.reply_flags() | Header::RA | self.rcode;
-        let kept = u16::from_be_bytes([self.bytes[2], self.bytes[3]]) & Header::AD;
+        let kept = u16::from_be_bytes([self.bytes[2], self.bytes[3]]) & (Header::AD | Header::TC);
         out[..2].copy_from_slice(&query.header.id.to_be_bytes());
         out[2..4].copy_from_slice(&(flags | kept).to_be_bytes());
         for &(_, at) in self.records.iter() {

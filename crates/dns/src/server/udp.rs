@@ -6,6 +6,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -141,7 +142,13 @@ pub(super) fn serve(
             }
         };
         let arrival = Arrival { port, transport: Transport::Udp, is_ipv6: peer.is_ipv6() };
-        match engine.step(&buffer[..length], arrival, &mut scratch) {
+        let step = AssertUnwindSafe(|| engine.step(&buffer[..length], arrival, &mut scratch));
+        let Ok(step) = catch_unwind(step) else {
+            // A bug of ours costs one query, not all of them; the panic itself was printed.
+            engine.note_panic();
+            continue;
+        };
+        match step {
             Step::Reply => socket.send(&scratch.out, &peer, MsgFlags::empty()),
             Step::Drop => {}
             Step::Wait(waiting) => {
