@@ -53,7 +53,9 @@ impl Udp {
         socket.set_read_timeout(Some(PAUSE))?;
         // What the kernel grants is enough, too.
         let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
+        // A socket of one address answers from it anyway.
         match at {
+            _ if !at.ip().is_unspecified() => {}
             SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?,
             SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?,
         }

@@ -544,3 +544,78 @@ async fn no_query_is_lost_while_settings_change() {
     stop.cancel();
     assert!(client.await.unwrap() > 50);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn garbage_on_the_sockets_harms_nobody() {
+    let upstream = Upstream::start(Does::Answer(1)).await;
+    let text = format!("cache 30\n forward . {}", upstream.address);
+    let server = Server::start(&block(&text));
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.connect(server.address()).await.unwrap();
+    let mut state = 1_u64;
+    let mut chance = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 56) as u8
+    };
+    for i in 0..2000_usize {
+        let mut bytes = question("a.example.org", 1);
+        bytes.resize(bytes.len() + i % 50, 0);
+        for _ in 0..4 {
+            let at = usize::from(chance()) % bytes.len();
+            bytes[at] = chance();
+        }
+        bytes.truncate(usize::from(chance()) % 60);
+        let _ = socket.send(&bytes).await;
+    }
+    // Longer than any query, and compressed in circles.
+    let _ = socket.send(&vec![0xC0; 9000]).await;
+    let _ = socket.send(&[&question(".", 1)[..12], &[0xC0, 12, 0, 1, 0, 1]].concat()).await;
+    for bytes in [&[0_u8, 0][..], &[0, 5, 1, 2, 3, 4, 5], &[0xFF; 3000], &[0]] {
+        let mut stream = TcpStream::connect(server.address()).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+    }
+    let ask = async {
+        assert_eq!(server.ask("svc1.testns.svc.cluster.local").await.answers.len(), 1);
+        assert_eq!(server.ask("other.example.org").await.answers.len(), 1);
+        let query = question("svc1.testns.svc.cluster.local", 1);
+        assert_eq!(Message::from_vec(&server.tcp(&query).await).unwrap().answers.len(), 1);
+    };
+    timeout(PATIENCE, ask).await.unwrap();
+    assert!(portolan_dns::metrics::render(&server.engine).contains("coredns_panics_total 0"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_are_lines_that_prometheus_reads() {
+    let upstream = Upstream::start(Does::Answer(1)).await;
+    let server = Server::start(&block(&format!("cache 30\n forward . {}", upstream.address)));
+    for name in ["a.example.org", "a.example.org", "svc1.testns.svc.cluster.local"] {
+        server.ask(name).await;
+    }
+    let text = portolan_dns::metrics::render(&server.engine);
+    let mut names = HashSet::new();
+    for line in text.lines() {
+        if let Some(head) = line.strip_prefix("# TYPE ") {
+            assert!(names.insert(head.split(' ').next().unwrap()), "twice: {head}");
+            continue;
+        }
+        if line.starts_with('#') {
+            continue;
+        }
+        let (series, value) = line.rsplit_once(' ').unwrap();
+        assert!(value.parse::<f64>().is_ok(), "{line}");
+        let name = series.split('{').next().unwrap();
+        let base = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
+        assert!(names.contains(name) || base.is_some_and(|base| names.contains(base)), "{line}");
+        assert_eq!(series.matches('"').count() % 2, 0, "{line}");
+    }
+    for line in [
+        "coredns_cache_hits_total{server=\"dns://:",
+        "coredns_dns_responses_total{plugin=\"cache\",rcode=\"NOERROR\"",
+        "coredns_dns_responses_total{plugin=\"forward\",rcode=\"NOERROR\"",
+        "coredns_proxy_request_duration_seconds_count{proxy_name=\"forward\",rcode=\"NOERROR\"",
+        "coredns_cache_entries{",
+        "coredns_forward_max_concurrent_rejects_total 0",
+    ] {
+        assert!(text.contains(line), "{line} in {text}");
+    }
+}
