@@ -1,6 +1,6 @@
 //! From flags to a running server: Corefile, client, names, sockets, pages, signals, reload.
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -36,7 +36,7 @@ const LOADING: Duration = Duration::from_secs(30);
 #[non_exhaustive]
 pub enum DnsError {
     /// The Corefile cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -44,7 +44,7 @@ pub enum DnsError {
         source: io::Error,
     },
     /// The Corefile cannot be used.
-    #[error("{}:{source}", path.display())]
+    #[error("{}", path.display())]
     Corefile {
         /// The file.
         path: PathBuf,
@@ -52,13 +52,13 @@ pub enum DnsError {
         source: CorefileError,
     },
     /// The flags make no settings.
-    #[error("the flags cannot be used: {}", .0.fault)]
+    #[error("the flags cannot be used")]
     Flags(#[source] CorefileError),
     /// No client.
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// An address is taken, or may not be had.
-    #[error("cannot listen at {address}: {source}")]
+    #[error("cannot listen at {address}")]
     Bind {
         /// The address.
         address: SocketAddr,
@@ -80,7 +80,7 @@ pub enum DnsError {
     #[error("the API server gave no list within {} s; hint: is it there, and is it allowed?", LOADING.as_secs())]
     NotLoaded,
     /// The runtime refused something that it never should.
-    #[error("cannot handle signals: {0}")]
+    #[error("cannot handle signals")]
     Signals(#[source] io::Error),
 }
 
@@ -219,11 +219,16 @@ fn say(text: &str) {
 }
 
 fn log(args: &Args) {
-    let level = if args.quiet { "error" } else { "info" };
+    // What the client says of a failed request, the informer says again with its kind.
+    let level = if args.quiet { "error" } else { "info,kube_client::client::builder=off" };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
     // Whoever runs this in its own process, a test say, may have a subscriber of its own.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .try_init();
 }
 
 /// Where the settings come from, and what they said last.
@@ -436,7 +441,10 @@ impl Running {
             Ok(()) => tracing::info!("Reloading complete"),
             Err(e) => {
                 self.engine.metrics.reload_failed.fetch_add(1, Ordering::Relaxed);
-                tracing::error!("The changed Corefile is refused, the one before stays: {e}");
+                tracing::error!(
+                    "The changed Corefile is refused, the one before stays: {}",
+                    chain(&e)
+                );
             }
         }
     }
@@ -467,6 +475,18 @@ impl Running {
         // Who waits for an upstream may still get an answer.
         let _ = tokio::time::timeout(Duration::from_secs(2), self.tasks.wait()).await;
     }
+}
+
+/// An error with all its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }
 
 /// Where a Corefile listens.
