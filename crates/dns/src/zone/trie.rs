@@ -147,7 +147,7 @@ fn remove<T: Entry>(
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
+    use std::collections::{HashMap, HashSet};
 
     use proptest::prelude::*;
 
@@ -162,6 +162,37 @@ mod tests {
 
     fn get(trie: &Trie<(u16, u32)>, key: u16) -> Option<u32> {
         trie.near((key, 0).hash()).iter().find(|entry| entry.0 == key).map(|entry| entry.1)
+    }
+
+    #[derive(Debug, Clone, PartialEq)]
+    struct Number(u64);
+
+    impl Entry for Number {
+        fn hash(&self) -> u64 {
+            self.0.wrapping_mul(0x9E37_79B9_7F4A_7C15).swap_bytes()
+        }
+    }
+
+    fn nodes(node: &Arc<Node<Number>>, all: &mut HashSet<*const Node<Number>>) {
+        all.insert(Arc::as_ptr(node));
+        if let Node::Branch(children) = &**node {
+            children.iter().flatten().for_each(|child| nodes(child, all));
+        }
+    }
+
+    #[test]
+    fn a_change_copies_the_way_to_its_leaf_and_no_more() {
+        let mut trie = Trie::default();
+        for i in 0..100_000 {
+            trie.put(Number(i), |known| known.0 == i);
+        }
+        let before = trie.clone();
+        trie.put(Number(4711), |known| known.0 == 4711);
+        trie.remove(Number(815).hash(), |known| known.0 == 815);
+        let [mut old, mut new] = [HashSet::new(), HashSet::new()];
+        nodes(before.root.as_ref().unwrap(), &mut old);
+        nodes(trie.root.as_ref().unwrap(), &mut new);
+        assert!(old.len() > 10_000 && new.difference(&old).count() <= 2 * 8, "{}", new.len());
     }
 
     proptest! {
