@@ -12,7 +12,7 @@ use serde_json::Value;
 const LAYERS: &[&[&str]] = &[
     &["model", "netlink", "patch", "store", "stream", "client", "exposition"],
     &["api", "backend-iptables", "backend-ipvs", "backend-nftables"],
-    &["apiserver", "controllers", "proxy", "node"],
+    &["apiserver", "controllers", "proxy", "dns", "node"],
     &["lab", "trace"],
 ];
 

@@ -36,6 +36,9 @@ pub(crate) enum Command {
     /// Run the Service proxy, as kube-proxy (also when called as `kube-proxy`)
     #[command(disable_version_flag = true)]
     Proxy(Box<portolan_proxy::Args>),
+    /// Answer DNS for the cluster, as CoreDNS (also when called as `coredns`)
+    #[command(disable_version_flag = true)]
+    Dns(Box<portolan_dns::Args>),
     /// Say where a packet to a Service would go, and why
     Trace(Box<portolan_trace::TraceArgs>),
     /// List the flows that a change of objects would alter, before it is applied

@@ -4,7 +4,7 @@
 //! process, `shell` enters a user namespace, and pods' first processes set up their namespaces,
 //! all of which the kernel allows to a single thread only.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -28,8 +28,17 @@ fn main() -> ExitCode {
     // few heaps up to several times 2 MiB. Where the kernel does not know this, it costs memory only.
     let _ = nix::sys::prctl::set_thp_disable(true);
     let mut arguments: Vec<OsString> = std::env::args_os().collect();
-    if called_as_kube_proxy(arguments.first()) {
-        arguments.splice(..1, ["portolan".into(), "proxy".into()]);
+    match called_as(arguments.first()).as_deref() {
+        Some("kube-proxy") => {
+            arguments.splice(..1, ["portolan".into(), "proxy".into()]);
+        }
+        Some("coredns") => {
+            arguments.splice(..1, ["portolan".into(), "dns".into()]);
+        }
+        _ => {}
+    }
+    if arguments.get(1).is_some_and(|first| first == "dns") {
+        arguments = portolan_dns::with_two_dashes(arguments);
     }
     let done = if arguments.get(1).is_some_and(|first| first == "internal") {
         inside(parse(&arguments[1..]))
@@ -42,9 +51,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// In the lab's pods, as in kube-proxy's image, the proxy has a name of its own.
-fn called_as_kube_proxy(name: Option<&OsString>) -> bool {
-    name.and_then(|name| Path::new(name).file_name()) == Some(OsStr::new("kube-proxy"))
+/// In the lab's pods, as in the images of kube-proxy and CoreDNS, both have names of their own.
+fn called_as(name: Option<&OsString>) -> Option<String> {
+    let name = Path::new(name?).file_name()?;
+    name.to_str().map(str::to_owned)
 }
 
 fn parse<P: Parser>(arguments: &[OsString]) -> P {
@@ -109,6 +119,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(code));
         }
         Command::Proxy(args) => return proxy(*args),
+        Command::Dns(args) => return dns(*args),
         Command::Trace(args) => return print(args.run()),
         Command::Diff(args) => return print(args.run()),
         Command::Completions { shell } => documents::completions(shell),
@@ -160,6 +171,13 @@ fn proxy(args: portolan_proxy::Args) -> anyhow::Result<ExitCode> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     Ok(runtime.block_on(portolan_proxy::run(args.into()))?)
+}
+
+fn dns(args: portolan_dns::Args) -> anyhow::Result<ExitCode> {
+    // Queries that can be answered at once have threads of their own; these have the rest.
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    Ok(runtime.block_on(portolan_dns::run(args))?)
 }
 
 fn inside(internal: Internal) -> anyhow::Result<ExitCode> {
