@@ -1,32 +1,11 @@
 //! What the index is fed: the parts of objects that names depend on.
 
-use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::wire::Name;
 
-/// The namespace and name of an object.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key {
-    /// The namespace.
-    pub namespace: Arc<str>,
-    /// The name.
-    pub name: Arc<str>,
-}
-
-impl Key {
-    /// A name in a namespace.
-    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
-    }
-}
-
-impl fmt::Display for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
-    }
-}
+pub use portolan_model::NamespacedName as Key;
 
 /// What happened to an object; without one, it is gone.
 #[derive(Debug, Clone, PartialEq, Eq)]
